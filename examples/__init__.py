@@ -1,0 +1,1 @@
+"""Trainings on real images: batch normalization beside mixture normalization."""

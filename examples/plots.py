@@ -1,0 +1,169 @@
+"""The plots: accuracy over the steps, and what a normalization layer does to one channel."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no display is needed, and none is touched
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+from torch import Tensor
+
+from examples.activations import Activations
+from examples.report import Comparison
+
+_STYLE = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+_NORM_COLORS = ("#5f6b7a", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c")
+_COMPONENT_COLORS = ("#00798c", "#edae49", "#d1495b", "#6a4c93", "#2e933c", "#8d6e63")
+_BINS = 90
+
+
+def save_accuracy_curves(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
+    """One panel per learning rate: mean over the seeds with a band of one standard deviation.
+
+    The vertical axis is the error's logarithm, labelled as accuracy: near the end curves that
+    differ by tenths of a percent stay apart. A circle marks where the mean curve first reaches
+    the best value of the baseline's mean curve.
+    """
+    rates = list(dict.fromkeys(c.learning_rate for c in comparisons))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            1, len(rates), figsize=(4.6 * len(rates), 3.8), sharey=True, squeeze=False
+        )
+        for axis, rate in zip(axes[0], rates, strict=True):
+            _accuracy_panel(axis, [c for c in comparisons if c.learning_rate == rate])
+            axis.set_title(f"learning rate {rate:g}")
+            axis.set_xlabel("training step")
+        _label_as_accuracy(axes[0][0], comparisons)
+        axes[0][0].legend(loc="upper left")
+        figure.suptitle(title, fontsize=10)
+        figure.tight_layout()
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def _errors(comparison: Comparison) -> Tensor:
+    # Half a test image's worth of error keeps a perfect score on a logarithmic axis.
+    accuracy = torch.tensor([run.accuracy for run in comparison.runs], dtype=torch.float64)
+    return (100.0 - accuracy).clamp_min(0.05)
+
+
+def _accuracy_panel(axis: Axes, comparisons: Sequence[Comparison]) -> None:
+    baseline = next(c for c in comparisons if c.norm == c.baseline)
+    target = _errors(baseline).mean(dim=0).min().item()
+    axis.axhline(target, color=_NORM_COLORS[0], linewidth=0.8, linestyle=":")
+    for comparison, color in zip(comparisons, itertools.cycle(_NORM_COLORS), strict=False):
+        steps = comparison.runs[0].steps
+        error = _errors(comparison)
+        mean = error.mean(dim=0)
+        std = error.std(dim=0) if len(error) > 1 else torch.zeros_like(mean)
+        axis.plot(steps, mean, color=color, linewidth=1.8, label=comparison.norm)
+        lower = torch.maximum(mean - std, mean / 4)
+        axis.fill_between(steps, lower, mean + std, color=color, alpha=0.18, linewidth=0)
+        for run in error:
+            axis.plot(steps, run, color=color, linewidth=0.5, alpha=0.4)
+        reached = (mean <= target).nonzero()
+        if len(reached):
+            first = int(reached[0])
+            axis.plot(steps[first], mean[first], "o", color=color, markersize=6, mfc="white")
+
+
+def _label_as_accuracy(axis: Axes, comparisons: Sequence[Comparison]) -> None:
+    errors = torch.cat([_errors(c).flatten() for c in comparisons])
+    axis.set_yscale("log")
+    axis.set_ylim(min(100.0, 1.1 * errors.max().item()), 0.8 * errors.min().item())
+    ticks = (80, 60, 40, 20, 10, 5, 3, 2, 1, 0.5, 0.2, 0.1)
+    top, bottom = axis.get_ylim()
+    axis.set_yticks([tick for tick in ticks if bottom <= tick <= top], minor=False)
+    axis.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:g} %"))
+    axis.set_ylabel("test accuracy")
+
+
+def save_activations(
+    recordings: Mapping[str, Activations], channel: int, title: str, path: Path
+) -> None:
+    """One channel in each network, a column each: before normalization above, after below.
+
+    Above, the histogram's parts are the components' shares of the positions (by responsibility)
+    and the curves the fitted mixture; below, the same parts after normalization, beside the
+    standard normal density.
+    """
+    columns = len(recordings)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, columns, figsize=(4.6 * columns, 5.6), squeeze=False)
+        for column, (name, recorded) in enumerate(recordings.items()):
+            shares = recorded.responsibilities(channel)
+            above, below = axes[:, column]
+            _stacked_histogram(above, recorded.before[:, channel], shares)
+            _fitted_mixture(above, recorded, channel)
+            above.set_title(f"{name}: before normalization")
+            above.set_xlabel(f"activation of channel {channel}")
+            _stacked_histogram(below, recorded.after[:, channel], shares)
+            _standard_normal(below)
+            below.set_title(f"{name}: after normalization")
+            below.set_xlabel("normalized activation, before scale and shift")
+        for axis in axes.flat:
+            axis.legend(loc="upper right", fontsize=8)
+            axis.set_yticks([])
+            axis.spines["left"].set_visible(False)
+        figure.suptitle(title, fontsize=10)
+        figure.tight_layout()
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def _stacked_histogram(axis: Axes, values: Tensor, shares: Tensor) -> None:
+    low, high = (torch.quantile(values, q).item() for q in (0.001, 0.999))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    components = shares.shape[1]
+    inside = (values >= low) & (values <= high)
+    kept = values[inside].numpy()
+    # Weights make the whole histogram's area one, so that densities can be drawn over it.
+    width = (high - low) / _BINS
+    weights = shares[inside] / (len(values) * width)
+    axis.hist(
+        [kept] * components,
+        bins=_BINS,
+        range=(low, high),
+        weights=[column.numpy() for column in weights.unbind(dim=1)],
+        stacked=True,
+        color=[color for color, _ in zip(itertools.cycle(_COMPONENT_COLORS), range(components))],
+        alpha=0.45,
+    )
+    axis.set_xlim(low, high)
+
+
+def _fitted_mixture(axis: Axes, recorded: Activations, channel: int) -> None:
+    values = torch.linspace(*axis.get_xlim(), 400)
+    densities = recorded.log_densities(channel, values).exp()
+    top = axis.get_ylim()[1]
+    if recorded.num_components > 1:
+        parts = densities.unbind(dim=1)
+        for number, (part, color) in enumerate(zip(parts, itertools.cycle(_COMPONENT_COLORS)), start=1):
+            axis.plot(values, part, color=color, linewidth=1.2, label=f"component {number}")
+    label = "fitted mixture" if recorded.num_components > 1 else "fitted Gaussian"
+    axis.plot(values, densities.sum(dim=1), color="black", linewidth=1.4, label=label)
+    axis.set_ylim(0.0, 1.1 * min(max(top, densities.sum(dim=1).max().item()), 2.0 * top))
+
+
+def _standard_normal(axis: Axes) -> None:
+    values = torch.linspace(*axis.get_xlim(), 400)
+    density = (-0.5 * values.square()).exp() / math.sqrt(2.0 * math.pi)
+    axis.plot(values, density, color="black", linewidth=1.0, linestyle="--", label="N(0, 1)")
