@@ -1,0 +1,173 @@
+"""Which backend serves an input, and why the others do not.
+
+``"auto"`` tries the backends of the input's device, fastest first, and ends at the reference,
+which serves everything. A backend asked for by name serves or raises `BackendUnavailableError`.
+The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
+"""
+
+import os
+from typing import Protocol
+
+from torch import Tensor
+
+from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
+from mixnorm_cuda.reference import ReferenceBackend
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+
+ENVIRONMENT_VARIABLE = "MIXNORM_BACKEND"
+
+
+class BackendUnavailableError(RuntimeError):
+    """The backend asked for by name is not usable here or cannot serve this input."""
+
+
+class Backend(Protocol):
+    """What a set of kernels offers. ``x`` is [N, C, *S], affine pairs are None or [K, C]."""
+
+    @property
+    def name(self) -> str: ...
+
+    def missing(self) -> str | None:
+        """Why the backend is not usable on this machine and how to get it; None when it is."""
+
+    def refuses(
+        self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
+    ) -> str | None:
+        """Why this input cannot be served; None when it can."""
+
+    def forward(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+    ) -> Forward: ...
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        nu: Tensor,
+        moments: BatchMoments,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+        given: bool,
+        mixture_grad: bool,
+    ) -> Gradients: ...
+
+    def evaluate(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor: ...
+
+    def evaluate_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients: ...
+
+    def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments: ...
+
+
+class UnbuiltBackend(ReferenceBackend):
+    """A backend whose name is known and whose kernels this version does not contain."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self._reason = reason
+
+    def missing(self) -> str | None:
+        return self._reason
+
+
+REFERENCE = ReferenceBackend()
+
+BACKENDS: dict[str, Backend] = {
+    "reference": REFERENCE,
+    "cpu": NativeCpuBackend(),
+    "triton": UnbuiltBackend(
+        "triton",
+        "the Triton kernels are not part of this version; use backend='auto' or 'reference', "
+        "or upgrade mixnorm_cuda once a release lists them",
+    ),
+    "cuda": UnbuiltBackend(
+        "cuda",
+        "the CUDA C++ kernels are not part of this version; use backend='auto' or 'reference', "
+        "or upgrade mixnorm_cuda once a release lists them",
+    ),
+    "emulated": UnbuiltBackend(
+        "emulated",
+        "the emulation build of the CUDA kernels is for the project's own tests and is not part "
+        "of this version",
+    ),
+}
+
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+
+def check_name(backend: str) -> None:
+    """Raise ValueError unless ``backend`` is ``"auto"`` or the name of a backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+        raise ValueError(f"backend={backend!r}: expected one of {names}")
+
+
+def select(
+    backend: str, x: Tensor, num_components: int, groups: int, responsibilities_given: bool = False
+) -> Backend:
+    """The backend that serves ``x``.
+
+    Raises:
+        ValueError: ``backend`` is not a known name.
+        BackendUnavailableError: ``backend`` was asked for by name and cannot serve ``x``.
+    """
+    source = "backend"
+    if backend == "auto":
+        backend = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+        source = ENVIRONMENT_VARIABLE
+    check_name(backend)
+    if backend == "auto":
+        for name in _PREFERENCE.get(x.device.type, ()):
+            if why_not(name, x, num_components, groups, responsibilities_given) is None:
+                return BACKENDS[name]
+        return REFERENCE
+    reason = why_not(backend, x, num_components, groups, responsibilities_given)
+    if reason is not None:
+        raise BackendUnavailableError(f"{source}={backend!r} cannot serve this input: {reason}")
+    return BACKENDS[backend]
+
+
+def why_not(
+    name: str, x: Tensor, num_components: int, groups: int, responsibilities_given: bool = False
+) -> str | None:
+    """Why backend ``name`` cannot serve ``x``; None when it can."""
+    backend = BACKENDS[name]
+    reason = backend.missing()
+    if reason is None:
+        reason = backend.refuses(x, num_components, groups, responsibilities_given)
+    return reason

@@ -1,0 +1,180 @@
+"""BatchNorm layers of a model to mixture layers, and K = 1 layers back."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixnorm_cuda.modules.batch_norm import from_batch_norm
+from mixnorm_cuda.modules.mixture_norm import (
+    RUNNING,
+    MixtureNorm1d,
+    MixtureNorm2d,
+    MixtureNorm3d,
+    MixtureNormBase,
+)
+from mixnorm_cuda.modules.sync import SyncMixtureNorm
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+Only = str | Callable[[str, nn.Module], bool] | None
+
+_COUNTERPARTS: tuple[tuple[type[nn.Module], type[MixtureNormBase]], ...] = (
+    (nn.BatchNorm1d, MixtureNorm1d),
+    (nn.BatchNorm2d, MixtureNorm2d),
+    (nn.BatchNorm3d, MixtureNorm3d),
+    (nn.SyncBatchNorm, SyncMixtureNorm),
+)
+
+
+def convert_mixture_norm(
+    module: nn.Module, *, only: Only = None, num_components: int = 3, **layer_options: Any
+) -> nn.Module:
+    """Replace BatchNorm layers by mixture layers, in place, keeping parameters and statistics.
+
+    ``BatchNorm1d/2d/3d`` become ``MixtureNorm1d/2d/3d`` and ``SyncBatchNorm`` becomes
+    `SyncMixtureNorm`, with the same eps, momentum, affine, tracking, device, dtypes, training mode
+    and ``requires_grad``. A trained layer's mixture starts as K distinct equal components whose
+    overall mean and variance are BN's; an untrained one is seeded from its first batch. With
+    ``component_affine=True``, and at K = 1, eval outputs stay as they were.
+
+    Args:
+        module: a model, or a BatchNorm layer itself.
+        only: which layers: a pattern (`fnmatch`) on the layer's name within ``module``, such as
+            ``"layer1.*.bn2"``, or a predicate ``(name, layer) -> bool``. None: all.
+        num_components: K.
+        layer_options: further keyword arguments of the mixture layer.
+
+    Returns:
+        ``module``, or the new layer when ``module`` is a BatchNorm itself.
+
+    Raises:
+        ValueError: ``only`` is a pattern that matches no BatchNorm layer; an option is out of
+            range for a layer (then nothing has been replaced).
+        TypeError: a BatchNorm class without a counterpart, such as a lazy one.
+    """
+    chosen = {
+        name: layer
+        for name, layer in module.named_modules(remove_duplicate=False)
+        if isinstance(layer, _BatchNorm) and _matches(only, name, layer)
+    }
+    if not chosen and isinstance(only, str):
+        raise ValueError(f"only={only!r}: expected a pattern that matches a BatchNorm layer's name")
+    # One new layer for each old one, made before any is replaced: a layer that several names
+    # share stays shared, and an error leaves the model whole.
+    converted = {
+        layer: _from_batch_norm_layer(layer, num_components, layer_options)
+        for layer in dict.fromkeys(chosen.values())
+    }
+    return _replace(module, {name: converted[layer] for name, layer in chosen.items()})
+
+
+def revert_mixture_norm(module: nn.Module) -> nn.Module:
+    """Replace mixture layers with K = 1 by the BatchNorm layers they are equal to, in place.
+
+    Returns:
+        ``module``, or the new layer when ``module`` is a mixture layer itself.
+
+    Raises:
+        ValueError: a mixture layer has K > 1 (then nothing has been replaced).
+    """
+    chosen = {
+        name: layer
+        for name, layer in module.named_modules(remove_duplicate=False)
+        if isinstance(layer, MixtureNormBase)
+    }
+    for name, layer in chosen.items():
+        if layer.num_components != 1:
+            raise ValueError(
+                f"{name or 'module'} has num_components={layer.num_components}: expected 1, "
+                "since BatchNorm has no counterpart of several components"
+            )
+    reverted = {layer: _to_batch_norm_layer(layer) for layer in dict.fromkeys(chosen.values())}
+    return _replace(module, {name: reverted[layer] for name, layer in chosen.items()})
+
+
+def _matches(only: Only, name: str, layer: nn.Module) -> bool:
+    if only is None:
+        return True
+    return fnmatchcase(name, only) if isinstance(only, str) else only(name, layer)
+
+
+def _replace(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
+    for name, layer in replacements.items():
+        if not name:
+            return layer
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, layer)
+    return module
+
+
+@torch.no_grad()
+def _from_batch_norm_layer(
+    old: _BatchNorm, num_components: int, layer_options: dict[str, Any]
+) -> MixtureNormBase:
+    for batch_norm, counterpart in _COUNTERPARTS:
+        if type(old) is batch_norm:
+            break
+    else:
+        known = ", ".join(batch_norm.__name__ for batch_norm, _ in _COUNTERPARTS)
+        raise TypeError(f"layer of type {type(old).__name__}: expected one of {known}")
+    tensor = next((t for t in (old.weight, old.running_mean) if t is not None), None)
+    options: dict[str, Any] = {
+        "eps": old.eps,
+        "momentum": old.momentum,
+        "affine": old.affine,
+        "track_running_stats": old.track_running_stats,
+        "bias": old.bias is not None or not old.affine,
+        "device": None if tensor is None else tensor.device,
+        "dtype": None if tensor is None else tensor.dtype,
+    }
+    new = counterpart(old.num_features, num_components=num_components, **(options | layer_options))
+    weight, bias = old.weight, old.bias
+    if old.running_mean is not None and new.running_mean is not None:
+        mean = old.running_mean.to(new.running_mean.dtype)
+        var = old.running_var.to(new.running_mean.dtype)
+        mixture, weight, bias = from_batch_norm(new, mean, var, old.weight, old.bias)
+        for name, value in zip(RUNNING, mixture, strict=True):
+            getattr(new, name).copy_(value)
+        new.num_batches_tracked.copy_(old.num_batches_tracked)
+        new._seeded = not old.running_mean.is_meta and _describes_data(old)
+    for name, value, source in (("weight", weight, old.weight), ("bias", bias, old.bias)):
+        parameter = getattr(new, name)
+        if parameter is not None and value is not None:
+            parameter.copy_(value.expand_as(parameter))
+        if parameter is not None and source is not None:
+            parameter.requires_grad_(source.requires_grad)
+    return new.train(old.training)
+
+
+def _describes_data(layer: _BatchNorm) -> bool:
+    fresh = layer.running_mean.eq(0).all() & layer.running_var.eq(1).all()
+    return bool(layer.num_batches_tracked > 0) or not bool(fresh)
+
+
+@torch.no_grad()
+def _to_batch_norm_layer(old: MixtureNormBase) -> nn.Module:
+    counterpart = next(bn for bn, mixture in _COUNTERPARTS if type(old) is mixture)
+    tensor = next((t for t in (old.weight, old.running_mean) if t is not None), None)
+    new: Any = counterpart(
+        old.num_features,
+        eps=old.eps,
+        momentum=old.momentum,
+        affine=old.affine,
+        track_running_stats=old.track_running_stats,
+        device=None if tensor is None else tensor.device,
+        dtype=None if tensor is None else tensor.dtype,
+    )
+    for name in ("weight", "bias"):
+        source, target = getattr(old, name), getattr(new, name)
+        if source is not None:
+            target.copy_(source.reshape(-1)).requires_grad_(source.requires_grad)
+        elif target is not None:
+            new.register_parameter(name, None)
+    if old.running_mean is not None:
+        new.running_mean.copy_(old.running_mean[0])
+        new.running_var.copy_(old.running_var[0])
+        new.num_batches_tracked.copy_(old.num_batches_tracked)
+    return new.train(old.training)

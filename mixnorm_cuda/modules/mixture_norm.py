@@ -1,0 +1,332 @@
+"""The layers: parameters, buffers, estimators and checkpoints."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixnorm_cuda import checks, dispatch
+from mixnorm_cuda.estimation import (
+    batch_moments,
+    collapse_affine,
+    em,
+    expand_affine,
+    initial_mixture,
+    match_components,
+    seed_mixture,
+    update_running_statistics,
+)
+from mixnorm_cuda.functional import mixture_normalize
+from mixnorm_cuda.modules.batch_norm import batch_norm_entries
+from mixnorm_cuda.modules.documentation import documented
+from mixnorm_cuda.types import BatchMoments, Mixture
+
+ESTIMATORS = ("online", "batch")
+AFFINE_INITS = ("ones", "batchnorm")
+RUNNING = ("running_weight", "running_mean", "running_var")
+
+
+class MixtureNormBase(nn.Module):
+    """What `MixtureNorm1d`, `MixtureNorm2d` and `MixtureNorm3d` share; accepts any rank."""
+
+    _version = 1
+
+    num_features: int
+    num_batches_tracked: Tensor | None
+    running_weight: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        num_components: int = 3,
+        groups: int = 1,
+        estimator: str = "online",
+        em_iters: int | None = None,
+        mixing_scale: bool = True,
+        component_affine: bool = False,
+        affine_init: str = "ones",
+        responsibility_grad: bool = True,
+        bias: bool = True,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_features < 0:
+            raise ValueError(f"num_features={num_features}: expected 0 or more channels")
+        checks.check_eps(eps)
+        checks.check_momentum(momentum)
+        checks.check_components(num_components)
+        checks.check_groups(groups, num_features)
+        checks.check_choice("estimator", estimator, ESTIMATORS)
+        checks.check_choice("affine_init", affine_init, AFFINE_INITS)
+        if em_iters is not None:
+            checks.check_em_iters(em_iters)
+        if affine_init == "batchnorm" and not (affine and component_affine and bias):
+            raise ValueError(
+                "affine_init='batchnorm': expected affine=True, component_affine=True and "
+                f"bias=True, got affine={affine}, component_affine={component_affine}, bias={bias}"
+            )
+        dispatch.check_name(backend)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.num_components = num_components
+        self.groups = groups
+        self.estimator = estimator
+        self.em_iters = em_iters
+        self.mixing_scale = mixing_scale
+        self.component_affine = component_affine
+        self.affine_init = affine_init
+        self.responsibility_grad = responsibility_grad
+        self.backend = backend
+        self._seeded = False
+        """Whether the running statistics describe data. Kept on the host: reading
+        `num_batches_tracked` there would wait for the device."""
+
+        self._allocate(affine, affine and bias, device, dtype)
+        self.reset_parameters()
+
+    def _allocate(
+        self,
+        weight: bool,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        channels, components = self.num_features, self.num_components
+        affine_shape = (components, channels) if self.component_affine else (channels,)
+
+        def parameter(present: bool) -> nn.Parameter | None:
+            empty = torch.empty(affine_shape, device=device, dtype=dtype)
+            return nn.Parameter(empty) if present else None
+
+        self.register_parameter("weight", parameter(weight))
+        self.register_parameter("bias", parameter(bias))
+        if not self.track_running_stats:
+            for name in (*RUNNING, "num_batches_tracked"):
+                self.register_buffer(name, None)
+            return
+        statistics = checks.statistics_dtype(dtype or torch.get_default_dtype())
+        shapes = ((self.groups, components), (components, channels), (components, channels))
+        for name, shape in zip(RUNNING, shapes, strict=True):
+            self.register_buffer(name, torch.empty(shape, device=device, dtype=statistics))
+        self.register_buffer(
+            "num_batches_tracked", torch.empty((), device=device, dtype=torch.long)
+        )
+
+    def reset_running_stats(self) -> None:
+        """λ = 1/K, μ = 0, σ² = 1, no batch tracked: the next training batch seeds anew."""
+        self._seeded = False
+        if self.running_weight is None:
+            return
+        self.running_weight.fill_(1 / self.num_components)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """γ = 1, β = 0, and `reset_running_stats`; with ``affine_init="batchnorm"`` γ = 1/√K,
+        which makes the layer BN under the initial running statistics.
+        """
+        self.reset_running_stats()
+        if self.weight is not None:
+            start = 1.0
+            if self.affine_init == "batchnorm" and self.mixing_scale:
+                start = self.num_components**-0.5
+            nn.init.constant_(self.weight, start)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, num_components={self.num_components}, groups={self.groups}, "
+            f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"component_affine={self.component_affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}, estimator={self.estimator!r}, "
+            f"em_iters={self._em_iters()}, mixing_scale={self.mixing_scale}"
+        )
+
+    def forward(self, x: Tensor, responsibilities: Tensor | None = None) -> Tensor:
+        """Normalize ``x`` [N, C, *S]; the result has its shape, dtype and memory format.
+
+        ``responsibilities`` ([N, K] or [N, K, *S]) replace the posterior when given.
+
+        Raises:
+            ValueError: wrong rank or channel count; one value per channel in training.
+            TypeError: a dtype that does not fit the parameters or buffers.
+        """
+        self._check_input(x)
+        running = self._running()
+        if running is not None and not self.training:
+            return self._normalize(x, running, responsibilities, training=False)[0]
+        checks.check_enough_values(x)
+        mixture, em_iters, first = self._estimate(x, running, responsibilities)
+        y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        if self.training and running is not None and x.numel() > 0:
+            if first:
+                for buffer, seed in zip(running, mixture, strict=True):
+                    buffer.copy_(seed)
+            self._track(running, moments, x.numel() // x.shape[1], outright=first)
+        return y
+
+    def _check_input(self, x: Tensor) -> None:
+        checks.check_input(x)
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"input has shape {tuple(x.shape)} with {x.shape[1]} channels: expected "
+                f"num_features={self.num_features}"
+            )
+
+    def _em_iters(self) -> int:
+        if self.em_iters is None:
+            return 2 if self.estimator == "batch" else 0
+        return self.em_iters
+
+    def _running(self) -> Mixture | None:
+        if self.running_weight is None or self.running_mean is None or self.running_var is None:
+            return None
+        return Mixture(self.running_weight, self.running_mean, self.running_var)
+
+    def _normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        responsibilities: Tensor | None,
+        training: bool,
+        em_iters: int = 0,
+    ) -> tuple[Tensor, BatchMoments | None]:
+        return mixture_normalize(
+            x,
+            *mixture,
+            self.weight,
+            self.bias,
+            training=training,
+            eps=self.eps,
+            em_iters=em_iters,
+            mixing_scale=self.mixing_scale,
+            responsibility_grad=self.responsibility_grad,
+            responsibilities=responsibilities,
+            backend=self.backend,
+        )
+
+    def _estimate(
+        self, x: Tensor, running: Mixture | None, responsibilities: Tensor | None
+    ) -> tuple[Mixture, int, bool]:
+        """θ₀ of a training step, the EM steps left to the forward pass, whether it is seeded.
+
+        Seeded: the running statistics describe nothing yet and are to be set from this batch.
+        """
+        em_iters = self._em_iters()
+        first = running is not None and self.num_components > 1 and not self._seeded
+        if running is not None:
+            checks.check_mixture(x, *running, prefix="running_")
+        if x.numel() == 0:
+            return running or initial_mixture(x, self.num_components, self.groups), 0, False
+        if responsibilities is not None:
+            return running or initial_mixture(x, self.num_components, self.groups), 0, first
+        if self.num_components == 1:
+            return running or initial_mixture(x, 1, self.groups), 0, False
+        if self.estimator == "online" and running is not None and not first:
+            return running, em_iters, False
+        mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
+        if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
+            mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
+            em_iters = 0
+        if running is not None and not first:
+            mixture = match_components(mixture, running, self.eps)
+        if first and self.affine_init == "batchnorm":
+            self._start_as_batch_norm(x, running, mixture)
+        return mixture, em_iters, first
+
+    @torch.no_grad()
+    def _start_as_batch_norm(self, x: Tensor, running: Mixture, mixture: Mixture) -> None:
+        """Carry γ and β from BN under ``running`` over to BN under this batch's statistics."""
+        moments = batch_moments(x, mixture, self.eps, self.backend)
+        options = {"eps": self.eps, "mixing_scale": self.mixing_scale}
+        single = collapse_affine(self.weight, self.bias, running, **options)
+        of_batch = Mixture(mixture.mixing_weight, moments.mean, moments.var)
+        weight, bias = expand_affine(*single, of_batch, mass=moments.mass, **options)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
+        factor: float | Tensor
+        if outright:
+            factor = 1.0
+        elif self.momentum is None:
+            factor = 1 / (self.num_batches_tracked + 1)
+        else:
+            factor = self.momentum
+        finite = update_running_statistics(running, moments, count, factor)
+        self.num_batches_tracked.add_(finite)
+        self._seeded = True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixtureNormBase":
+        """Moves and casts like every module, but keeps running statistics above half precision.
+
+        A running average in bfloat16 stops moving once its steps fall below 1/256 of it.
+        """
+        before = {name: self._buffers[name] for name in RUNNING}
+        super()._apply(fn, recurse)
+        for name, statistic in before.items():
+            after = self._buffers[name]
+            if after is not None and after.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = statistic.to(after.device)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
+    ) -> None:
+        version = local_metadata.get("version") or 0
+        if version > self._version:
+            warnings.warn(
+                f"{prefix or 'the layer'}: the checkpoint's version {version} is newer than this "
+                f"layer's {self._version}; entries that are unknown here are reported as usual",
+                stacklevel=2,
+            )
+        tracked = state_dict.get(prefix + "num_batches_tracked")
+        adapted = batch_norm_entries(self, state_dict, prefix)
+        state_dict.update(adapted)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if adapted or (tracked is not None and not tracked.is_meta):
+            self._seeded = bool(adapted) or bool(tracked > 0)
+
+
+class MixtureNorm1d(MixtureNormBase):
+    __doc__ = documented("[N, C] or [N, C, L]", "BatchNorm1d")
+
+    def _check_input(self, x: Tensor) -> None:
+        checks.check_rank(x, (2, 3))
+        super()._check_input(x)
+
+
+class MixtureNorm2d(MixtureNormBase):
+    __doc__ = documented("[N, C, H, W]", "BatchNorm2d")
+
+    def _check_input(self, x: Tensor) -> None:
+        checks.check_rank(x, (4,))
+        super()._check_input(x)
+
+
+class MixtureNorm3d(MixtureNormBase):
+    __doc__ = documented("[N, C, D, H, W]", "BatchNorm3d")
+
+    def _check_input(self, x: Tensor) -> None:
+        checks.check_rank(x, (5,))
+        super()._check_input(x)

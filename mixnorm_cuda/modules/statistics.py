@@ -1,0 +1,62 @@
+"""Population statistics after training."""
+
+import copy
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixnorm_cuda.modules.mixture_norm import MixtureNormBase
+
+
+@torch.no_grad()
+def update_statistics(
+    loader: Iterable[Any], module: nn.Module, device: torch.device | str | None = None
+) -> None:
+    """Set the running statistics of all mixture layers to averages over ``loader``.
+
+    The counterpart of ``torch.optim.swa_utils.update_bn``: one pass in training mode without
+    gradients, with cumulative averages. The statistics at hand stay the starting mixture, so
+    components keep their identity (and their affine pairs their meaning). Momentum and training
+    modes are restored; after an error the statistics are too. Layers without running statistics are left alone.
+
+    Args:
+        loader: batches; of a tuple or list the first entry is the input.
+        module: the model.
+        device: where batches are moved to before the forward pass; None leaves them.
+
+    Raises:
+        ValueError: ``module`` has mixture layers to update and ``loader`` is empty (then nothing
+            has changed).
+    """
+    layers = [
+        m for m in module.modules() if isinstance(m, MixtureNormBase) and m.running_mean is not None
+    ]
+    if not layers:
+        return
+    batches = iter(loader)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("loader is empty: expected at least one batch")
+    training = {m: m.training for m in module.modules()}
+    before = [(layer, layer.momentum, copy.deepcopy(layer._buffers)) for layer in layers]
+    try:
+        module.train()
+        for layer in layers:
+            layer.momentum = None
+            layer.num_batches_tracked.zero_()
+        for batch in itertools.chain([first], batches):
+            x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
+            module(x if device is None else x.to(device))
+    except BaseException:
+        for layer, _, buffers in before:
+            for name, value in buffers.items():
+                layer._buffers[name].copy_(value)
+        raise
+    finally:
+        for layer, momentum, _ in before:
+            layer.momentum = momentum
+        for m, mode in training.items():
+            m.training = mode

@@ -1,0 +1,197 @@
+"""The reference as a backend: public shapes and dtypes in, public shapes and dtypes out."""
+
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.checks import statistics_dtype
+from mixnorm_cuda.reference.backward import backward
+from mixnorm_cuda.reference.layout import grouped, ungrouped
+from mixnorm_cuda.reference.moments import em_step, moments
+from mixnorm_cuda.reference.normalize import normalize
+from mixnorm_cuda.reference.responsibilities import responsibilities
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+
+
+class ReferenceBackend:
+    """Plain PyTorch, differentiable; serves every input on every device.
+
+    Given responsibilities are ``[N, G, K, L]``, which is also the layout of those it returns.
+    """
+
+    name = "reference"
+
+    def missing(self) -> str | None:
+        """Never missing."""
+        return None
+
+    def refuses(
+        self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
+    ) -> str | None:
+        """Refuses nothing."""
+        return None
+
+    def forward(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+    ) -> Forward:
+        """Training: EM steps, responsibilities, moments, output."""
+        xg = _activations(x, mixture)
+        shift = _shift(xg)
+        xg = xg - shift
+        theta = _shifted(mixture, -shift)
+        for _ in range(em_iters):
+            nu = responsibilities(xg, theta, eps)
+            theta = em_step(moments(xg, nu, theta.mean), _positions(xg))
+        nu = responsibilities(xg, theta, eps) if given is None else given
+        batch = moments(xg, nu, theta.mean)
+        y = normalize(
+            xg, nu, batch.mean, batch.var, theta.mixing_weight, weight, bias, eps, mixing_scale
+        )
+        return Forward(
+            ungrouped(y, x),
+            batch._replace(mean=batch.mean + shift.flatten()),
+            _shifted(theta, shift) if em_iters else Mixture(*(t.clone() for t in mixture)),
+            nu,
+        )
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        nu: Tensor,
+        moments: BatchMoments,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+        given: bool,
+        mixture_grad: bool,
+    ) -> Gradients:
+        """Gradients of `forward`, from what it returned."""
+        grads = backward(
+            _activations(dy, mixture),
+            _activations(x, mixture),
+            nu,
+            moments,
+            mixture,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            batch_statistics=True,
+            responsibility_grad=responsibility_grad,
+            given=given,
+            mixture_grad=mixture_grad,
+        )
+        return grads._replace(x=ungrouped(grads.x, x))
+
+    def evaluate(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor:
+        """Eval: the mixture's own mean and variance in place of the batch's."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        y = normalize(
+            xg,
+            nu,
+            mixture.mean,
+            mixture.var,
+            mixture.mixing_weight,
+            weight,
+            bias,
+            eps,
+            mixing_scale,
+        )
+        return ungrouped(y, x)
+
+    def evaluate_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        """Gradients of `evaluate` for the input, the affine pairs and given responsibilities."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        constants = BatchMoments(torch.ones_like(mixture.mixing_weight), mixture.mean, mixture.var)
+        grads = backward(
+            _activations(dy, mixture),
+            xg,
+            nu,
+            constants,
+            mixture,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            batch_statistics=False,
+            responsibility_grad=responsibility_grad,
+            given=given is not None,
+        )
+        return grads._replace(x=ungrouped(grads.x, x))
+
+    def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
+        """The weighted moments that an EM step takes its new mixture from."""
+        xg = _activations(x, mixture)
+        shift = _shift(xg)
+        xg, theta = xg - shift, _shifted(mixture, -shift)
+        batch = moments(xg, responsibilities(xg, theta, eps), theta.mean)
+        return batch._replace(mean=batch.mean + shift.flatten())
+
+    def responsibilities(self, x: Tensor, mixture: Mixture, *, eps: float) -> Tensor:
+        """ν as ``[N, G, K, L]``."""
+        return responsibilities(_activations(x, mixture), mixture, eps)
+
+    def differentiable_state(
+        self, x: Tensor, mixture: Mixture, given: Tensor | None, eps: float
+    ) -> tuple[Tensor, BatchMoments]:
+        """ν and the moments as differentiable functions of x, for second derivatives."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        return nu, moments(xg, nu, mixture.mean)
+
+
+def _activations(x: Tensor, mixture: Mixture) -> Tensor:
+    return grouped(x.to(statistics_dtype(x.dtype)), mixture.mixing_weight.shape[0])
+
+
+def _positions(xg: Tensor) -> int:
+    return xg.shape[0] * xg.shape[3]
+
+
+def _shift(xg: Tensor) -> Tensor:
+    """Per-channel mean: sums are taken about it, so a large mean costs no digits of the variance.
+
+    A constant: the output does not depend on it, and neither do the gradients.
+    """
+    return xg.detach().sum(dim=(0, 3)).unsqueeze(-1) / max(_positions(xg), 1)
+
+
+def _shifted(mixture: Mixture, shift: Tensor) -> Mixture:
+    return mixture._replace(mean=mixture.mean + shift.flatten())

@@ -1,0 +1,36 @@
+"""Shapes inside the reference: activations [N, G, D, L], parameters broadcast against them."""
+
+import torch
+from torch import Tensor
+
+
+def grouped(x: Tensor, groups: int) -> Tensor:
+    """[N, C, *S] -> [N, G, D, L] with L = prod(S), a view wherever the strides allow it."""
+    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+    return flat.unflatten(1, (groups, x.shape[1] // groups))
+
+
+def ungrouped(y: Tensor, like: Tensor) -> Tensor:
+    """[N, G, D, L] -> the shape, dtype and memory format of ``like``."""
+    y = y.reshape(like.shape).to(like.dtype)
+    if like.dim() in (4, 5):
+        channels_last = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
+        if like.is_contiguous(memory_format=channels_last) and not like.is_contiguous():
+            return y.contiguous(memory_format=channels_last)
+    return y.contiguous()
+
+
+def by_component(parameter: Tensor, groups: int) -> Tensor:
+    """[K, C] -> [K, G, D, 1]: entry k broadcasts against activations."""
+    components, channels = parameter.shape
+    return parameter.reshape(components, groups, channels // groups, 1)
+
+
+def by_channel(parameter: Tensor) -> Tensor:
+    """[K, G, D, 1] -> [K, C]."""
+    return parameter.flatten(1)
+
+
+def group_entry(parameter: Tensor, k: int) -> Tensor:
+    """Column k of [G, K] as [G, 1, 1], which broadcasts against activations."""
+    return parameter[:, k, None, None]

@@ -1,0 +1,34 @@
+"""M-step: responsibility-weighted mass, mean and variance."""
+
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.reference.layout import by_channel, by_component, group_entry
+from mixnorm_cuda.types import BatchMoments, Mixture
+
+MIN_MASS = 1e-6
+"""Floor of a component's mass in divisions: an empty component keeps its mean, var is 0."""
+
+
+def moments(x: Tensor, nu: Tensor, mean: Tensor) -> BatchMoments:
+    """S = Σ ν, m = μ + Σ ν (x − μ)/S̃, q = Σ ν (x − m)²/S̃ with S̃ = max(S, 1e-6).
+
+    ``x`` is ``[N, G, D, L]``, ``nu`` is ``[N, G, K, L]``, ``mean`` μ is ``[K, C]``.
+    """
+    groups = x.shape[1]
+    mass = nu.sum(dim=(0, 3))
+    safe_mass = mass.clamp_min(MIN_MASS)
+    means, variances = [], []
+    for k, mu in enumerate(by_component(mean, groups)):
+        nu_k = nu[:, :, k, None]
+        scale = 1 / group_entry(safe_mass, k)
+        m = mu + (nu_k * (x - mu)).sum(dim=(0, 3)).unsqueeze(-1) * scale
+        q = (nu_k * (x - m).square()).sum(dim=(0, 3)).unsqueeze(-1) * scale
+        means.append(m)
+        variances.append(q)
+    return BatchMoments(mass, by_channel(torch.stack(means)), by_channel(torch.stack(variances)))
+
+
+def em_step(moments: BatchMoments, count: int) -> Mixture:
+    """The mixture of an M-step over ``count`` positions: λ = S/M, μ = m, σ² = q."""
+    return Mixture(moments.mass / max(count, 1), moments.mean, moments.var)

@@ -1,0 +1,55 @@
+"""The small tuples that every room passes to the next. Nothing here computes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Mixture(NamedTuple):
+    """Parameters θ of the diagonal Gaussian mixture, one mixture per channel group.
+
+    ``mixing_weight`` λ is ``[G, K]`` (rows sum to 1); ``mean`` μ and ``var`` σ² are ``[K, C]``.
+    """
+
+    mixing_weight: Tensor
+    mean: Tensor
+    var: Tensor
+
+    def detach(self) -> "Mixture":
+        return Mixture(*(t.detach() for t in self))
+
+
+class BatchMoments(NamedTuple):
+    """Responsibility-weighted moments of one batch.
+
+    ``mass`` S = Σ ν is ``[G, K]``; ``mean`` m and biased ``var`` q are ``[K, C]``. All in the
+    accumulation dtype: float64 for float64 input, float32 otherwise.
+    """
+
+    mass: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+class Forward(NamedTuple):
+    """What a backend's training forward returns; all but ``y`` is kept for the backward."""
+
+    y: Tensor
+    moments: BatchMoments
+    mixture: Mixture
+    """θ after the EM steps: what the responsibilities were computed from."""
+    responsibilities: Tensor
+    """ν in the backend's own layout: only the same backend's backward reads it."""
+
+
+class Gradients(NamedTuple):
+    """What a backend's backward returns; ``None`` where a gradient was not asked for.
+
+    ``weight`` and ``bias`` are per component, ``[K, C]``; the caller sums them for shared affine.
+    """
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    responsibilities: Tensor | None = None
+    mixture: Mixture | None = None
