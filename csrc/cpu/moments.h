@@ -1,0 +1,38 @@
+// Responsibility-weighted moments of one batch on the CPU (SPEC.md, section 1). Torch-free.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/executor.h"
+
+namespace mixnorm::cpu {
+
+enum class Scalar { kFloat, kDouble, kHalf, kBFloat16 };
+
+// x[n, c, l] is at data + n * stride_n + c * stride_c + l * stride_l, counted in elements.
+struct Input {
+  const void* data;
+  Scalar scalar;
+  int64_t batch, channels, length;
+  int64_t stride_n, stride_c, stride_l;
+};
+
+// Contiguous statistics of the accumulation type T: double for double input, float otherwise.
+template <class T>
+struct MomentsArguments {
+  int64_t components, groups;
+  const T* mixing_weight;  // [G, K]
+  const T* mean;           // [K, C]
+  const T* var;            // [K, C]
+  double eps;
+  T* mass;        // [G, K]
+  T* batch_mean;  // [K, C]
+  T* batch_var;   // [K, C]
+};
+
+// The result does not depend on the number of threads: positions are cut into chunks by the shape
+// alone, and the chunks' centred moments are merged in order.
+template <class T>
+void moments(const Input& x, const MomentsArguments<T>& arguments, Executor executor);
+
+}  // namespace mixnorm::cpu

@@ -1,0 +1,60 @@
+// The arguments that several operators share, checked before anything is computed.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#include "ops/check.h"
+
+namespace mixnorm::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Statistics are float64 for float64 input and float32 otherwise.
+inline ScalarType accumulation_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_input(const char* op, const Tensor& x) {
+  const ScalarType type = x.scalar_type();
+  MIXNORM_CHECK(type == ScalarType::Float || type == ScalarType::Double ||
+                    type == ScalarType::Half || type == ScalarType::BFloat16,
+                op, ": x has dtype ", type, ", expected Float, Double, Half or BFloat16");
+  MIXNORM_CHECK(x.dim() >= 2, op, ": x has shape ", shape_of(x), ", expected [N, C, *S]");
+  MIXNORM_CHECK(x.size(1) > 0, op, ": x has shape ", shape_of(x), ", expected C >= 1 channels");
+}
+
+inline void check_statistic(const char* op, const char* name, const Tensor& tensor, const Tensor& x,
+                            int64_t rows, int64_t columns, const char* shape) {
+  MIXNORM_CHECK(tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns, op, ": ",
+                name, " has shape ", shape_of(tensor), ", expected ", shape, " = [", rows, ", ",
+                columns, "]");
+  MIXNORM_CHECK(tensor.scalar_type() == accumulation_type(x), op, ": ", name, " has dtype ",
+                tensor.scalar_type(), ", expected ", accumulation_type(x), " for x of ",
+                x.scalar_type());
+  MIXNORM_CHECK(tensor.device() == x.device(), op, ": ", name, " is not on the device of x");
+}
+
+// theta = (mixing_weight [G, K], mean [K, C], var [K, C]); returns with G dividing C.
+inline void check_mixture(const char* op, const Tensor& x, const Tensor& mixing_weight,
+                          const Tensor& mean, const Tensor& var) {
+  MIXNORM_CHECK(mixing_weight.dim() == 2 && mixing_weight.size(0) > 0 && mixing_weight.size(1) > 0,
+                op, ": mixing_weight has shape ", shape_of(mixing_weight),
+                ", expected [G, K] with G, K >= 1");
+  const int64_t channels = x.size(1), groups = mixing_weight.size(0);
+  const int64_t components = mixing_weight.size(1);
+  MIXNORM_CHECK(channels % groups == 0, op, ": mixing_weight has G = ", groups,
+                " groups, expected a divisor of the ", channels, " channels of x");
+  check_statistic(op, "mixing_weight", mixing_weight, x, groups, components, "[G, K]");
+  check_statistic(op, "mean", mean, x, components, channels, "[K, C]");
+  check_statistic(op, "var", var, x, components, channels, "[K, C]");
+}
+
+inline void check_eps(const char* op, double eps) {
+  MIXNORM_CHECK(eps > 0, op, ": eps is ", eps, ", expected a positive number");
+}
+
+}  // namespace mixnorm::ops

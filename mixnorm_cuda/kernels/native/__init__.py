@@ -1,0 +1,1 @@
+"""C++ and CUDA operators: the loader of their libraries, raw operators, fake implementations."""
