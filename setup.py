@@ -140,7 +140,7 @@ def native() -> dict[str, Any]:
         cpp_extension.CUDA_HOME = str(cuda_home)  # it may have been guessed before this line
 
     headers = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.h*"))]
-    cxx_flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    cxx_flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra"]
     # Torch's headers are not ours to warn about.
     system = [f"-isystem{path}" for path in cpp_extension.include_paths()]
 
@@ -149,13 +149,16 @@ def native() -> dict[str, Any]:
             f"{PACKAGE}.{name}",
             [path for group in groups for path in sources[group]],
             include_dirs=[str(ROOT / "csrc"), *options.pop("include_dirs", [])],
-            define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
+            define_macros=[
+                ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
+                *options.pop("define_macros", []),
+            ],
             extra_compile_args={
                 "cxx": [*cxx_flags, *system],
                 "nvcc": ["-O3", "-std=c++20", "-lineinfo", "--threads=2"],
             },
             library_dirs=[*cpp_extension.library_paths(), *options.pop("library_dirs", [])],
-            libraries=["torch", "torch_cpu", "c10", *options.pop("libraries", [])],
+            libraries=["torch_cpu", *options.pop("libraries", [])],
             depends=[*headers, "csrc/sources.txt"],
             language="c++",
             **options,
@@ -169,7 +172,8 @@ def native() -> dict[str, Any]:
                 ["cuda_kernels", "cuda_ops"],
                 include_dirs=[str(cuda_home / "include")],
                 library_dirs=[str(cuda_home / "lib64")],
-                libraries=["cudart"],
+                libraries=["torch_cuda", "cudart"],
+                define_macros=[("USE_CUDA", None)],  # what guards CUDA in Torch's stable headers
             )
         )
     if toolchain.has_python_headers():
@@ -195,10 +199,9 @@ def native() -> dict[str, Any]:
     class BuildOperators(cpp_extension.BuildExtension):
         def get_ext_filename(self, fullname: str) -> str:
             """The operator libraries are not Python modules: no Python version in their names."""
-            name = super().get_ext_filename(fullname)
-            folder, base = os.path.split(name)
-            stem = base.split(".")[0]
-            return os.path.join(folder, f"{stem}.so") if stem.startswith("lib") else name
+            name = Path(super().get_ext_filename(fullname))
+            stem = name.name.split(".")[0]
+            return str(name.with_name(f"{stem}.so") if stem.startswith("lib") else name)
 
         def get_export_symbols(self, ext: Extension) -> list[str]:
             return ext.export_symbols  # no PyInit_ in the operator libraries

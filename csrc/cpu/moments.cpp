@@ -6,8 +6,6 @@
 #include <limits>
 #include <vector>
 
-#include "device/constants.h"
-
 namespace mixnorm::cpu {
 namespace {
 
@@ -15,6 +13,8 @@ namespace {
 constexpr int64_t kTilePositions = 128;
 // Enough chunks for any number of threads to share evenly; few enough that merging costs nothing.
 constexpr int64_t kMaxChunks = 64;
+// Sums are divided by max(S, kMassFloor), so an empty component needs no branch.
+constexpr double kMassFloor = 1e-6;
 
 struct Half {
   uint16_t bits;
@@ -185,7 +185,7 @@ class MomentsKernel {
   // S~ = max(S, floor): m = mu + sum nu (x - mu) / S~ and q = sum nu (x - m)^2 / S~.
   void store(int64_t k, int64_t c, const Partial& total) const {
     const int64_t kc = k * x_.channels + c;
-    const double safe_mass = std::max(total.mass, device::kMassFloor);
+    const double safe_mass = std::max(total.mass, kMassFloor);
     const double mean = a_.mean[kc] + (total.mean - a_.mean[kc]) * (total.mass / safe_mass);
     const double offset = total.mean - mean;
     a_.batch_mean[kc] = T(mean);

@@ -2,23 +2,23 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
 
 #include <tuple>
 
 #include "ops/check.h"
+#include "ops/cuda/check.h"
 
 namespace mixnorm::ops {
 namespace {
 
 std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> cuda_device_info(int64_t device) {
   int count = 0;
-  STD_CUDA_CHECK(cudaGetDeviceCount(&count));
+  check_cuda("cuda_device_info", cudaGetDeviceCount(&count));
   MIXNORM_CHECK(device >= 0 && device < count, "cuda_device_info: device is ", device,
                 ", expected 0 to ", count - 1);
   const torch::stable::accelerator::DeviceGuard guard(static_cast<int32_t>(device));
   cuda::DeviceInfo info{};
-  STD_CUDA_CHECK(cuda::device_info(static_cast<int>(device), &info));
+  check_cuda("cuda_device_info", cuda::device_info(static_cast<int>(device), &info));
   return {info.multiprocessors, info.shared_memory_per_block, info.l2_bytes, info.binary_version,
           info.ptx_version};
 }

@@ -46,7 +46,7 @@ def missing(library: str) -> str | None:
             f"to get it, {_HOW_TO_GET[library]}"
         )
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except OSError as error:
         return (
             f"the {library.upper()} operator library {path.name} cannot be loaded ({error}); "
