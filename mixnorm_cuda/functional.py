@@ -107,7 +107,7 @@ def mixture_normalize(
             )
     served_by = dispatch.select(backend, x, components, groups, given is not None)
     if training:
-        y, *rest = MixtureNormFunction.apply(
+        y, *rest = MixtureNormFunction.apply(  # type: ignore[no-untyped-call]
             x, *mixture, weight, bias, given,
             eps, em_iters, mixing_scale, responsibility_grad, served_by.name,
         )  # fmt: skip
@@ -117,7 +117,7 @@ def mixture_normalize(
             x, mixture, weight, bias, given, eps, mixing_scale, responsibility_grad
         )
     else:
-        y = EvaluateFunction.apply(
+        y = EvaluateFunction.apply(  # type: ignore[no-untyped-call]
             x, *mixture, weight, bias, given, eps, mixing_scale, responsibility_grad,
             served_by.name,
         )  # fmt: skip

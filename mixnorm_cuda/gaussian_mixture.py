@@ -135,7 +135,7 @@ class GaussianMixture:
 
     @torch.no_grad()
     def sample(self, n_samples: int = 1) -> tuple[Tensor, Tensor]:
-        """Draw rows from the fitted mixture: ``X`` ``[n_samples, C]`` and components ``[n_samples]``.
+        """Draw rows from the fitted mixture: ``[n_samples, C]`` and their components.
 
         Rows are ordered by component, as in scikit-learn.
         """

@@ -43,13 +43,15 @@ class Forward(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backend's backward returns; ``None`` where a gradient was not asked for.
+    """What a backend's backward returns.
 
     ``weight`` and ``bias`` are per component, ``[K, C]``; the caller sums them for shared affine.
     """
 
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
     responsibilities: Tensor | None = None
+    """Only for given responsibilities, in their layout."""
     mixture: Mixture | None = None
+    """Only when asked for."""

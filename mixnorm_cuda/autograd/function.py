@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from mixnorm_cuda.dispatch import BACKENDS, REFERENCE
 from mixnorm_cuda.types import BatchMoments, Gradients, Mixture
@@ -52,9 +51,7 @@ class MixtureNormFunction(torch.autograd.Function):
         return (result.y, *result.moments, *result.mixture, nu)
 
     @staticmethod
-    def setup_context(
-        ctx: FunctionCtx, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
         _, mass, batch_mean, batch_var, *final_mixture, nu = output
         ctx.mark_non_differentiable(*output[1:])
@@ -174,7 +171,7 @@ def _affine_gradients(
     )
 
 
-def _reduced(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    if gradient is None or parameter is None:
+def _reduced(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
+    if parameter is None:
         return None
     return (gradient.sum(0) if parameter.dim() == 1 else gradient).to(parameter.dtype)

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixnorm_cuda.modules.batch_norm import from_batch_norm
 from mixnorm_cuda.modules.mixture_norm import (
-    RUNNING,
     MixtureNorm1d,
     MixtureNorm2d,
     MixtureNorm3d,
@@ -18,7 +16,6 @@ from mixnorm_cuda.modules.mixture_norm import (
 )
 from mixnorm_cuda.modules.sync import SyncMixtureNorm
 
-ModuleType = TypeVar("ModuleType", bound=nn.Module)
 Only = str | Callable[[str, nn.Module], bool] | None
 
 _COUNTERPARTS: tuple[tuple[type[nn.Module], type[MixtureNormBase]], ...] = (
@@ -110,14 +107,11 @@ def _replace(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module
     return module
 
 
-@torch.no_grad()
 def _from_batch_norm_layer(
     old: _BatchNorm, num_components: int, layer_options: dict[str, Any]
 ) -> MixtureNormBase:
-    for batch_norm, counterpart in _COUNTERPARTS:
-        if type(old) is batch_norm:
-            break
-    else:
+    counterpart = next((new for bn, new in _COUNTERPARTS if type(old) is bn), None)
+    if counterpart is None:
         known = ", ".join(batch_norm.__name__ for batch_norm, _ in _COUNTERPARTS)
         raise TypeError(f"layer of type {type(old).__name__}: expected one of {known}")
     tensor = next((t for t in (old.weight, old.running_mean) if t is not None), None)
@@ -131,27 +125,13 @@ def _from_batch_norm_layer(
         "dtype": None if tensor is None else tensor.dtype,
     }
     new = counterpart(old.num_features, num_components=num_components, **(options | layer_options))
-    weight, bias = old.weight, old.bias
-    if old.running_mean is not None and new.running_mean is not None:
-        mean = old.running_mean.to(new.running_mean.dtype)
-        var = old.running_var.to(new.running_mean.dtype)
-        mixture, weight, bias = from_batch_norm(new, mean, var, old.weight, old.bias)
-        for name, value in zip(RUNNING, mixture, strict=True):
-            getattr(new, name).copy_(value)
-        new.num_batches_tracked.copy_(old.num_batches_tracked)
-        new._seeded = not old.running_mean.is_meta and _describes_data(old)
-    for name, value, source in (("weight", weight, old.weight), ("bias", bias, old.bias)):
-        parameter = getattr(new, name)
-        if parameter is not None and value is not None:
-            parameter.copy_(value.expand_as(parameter))
-        if parameter is not None and source is not None:
+    # Not strict: the options may ask for a layer without what BN has, such as a bias.
+    new.load_state_dict(old.state_dict(), strict=False)
+    for name, parameter in new.named_parameters():
+        source = getattr(old, name)
+        if source is not None:
             parameter.requires_grad_(source.requires_grad)
     return new.train(old.training)
-
-
-def _describes_data(layer: _BatchNorm) -> bool:
-    fresh = layer.running_mean.eq(0).all() & layer.running_var.eq(1).all()
-    return bool(layer.num_batches_tracked > 0) or not bool(fresh)
 
 
 @torch.no_grad()
@@ -173,8 +153,10 @@ def _to_batch_norm_layer(old: MixtureNormBase) -> nn.Module:
             target.copy_(source.reshape(-1)).requires_grad_(source.requires_grad)
         elif target is not None:
             new.register_parameter(name, None)
-    if old.running_mean is not None:
-        new.running_mean.copy_(old.running_mean[0])
-        new.running_var.copy_(old.running_var[0])
+    running = old._running()
+    if running is not None:
+        new.running_mean.copy_(running.mean[0])
+        new.running_var.copy_(running.var[0])
         new.num_batches_tracked.copy_(old.num_batches_tracked)
-    return new.train(old.training)
+    converted: nn.Module = new.train(old.training)
+    return converted

@@ -17,7 +17,7 @@ from mixnorm_cuda.modules.mixture_norm import (
 )
 
 
-class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):  # type: ignore[misc]
+class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(0, *args, **options)
 
@@ -28,8 +28,11 @@ class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):  # type: ignore[misc]
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        # torch's annotations of the uninitialized tensors lack their constructors' arguments.
+        new_parameter: Any = UninitializedParameter
+        new_buffer: Any = UninitializedBuffer
         for name, present in (("weight", weight), ("bias", bias)):
-            parameter = UninitializedParameter(device=device, dtype=dtype) if present else None
+            parameter = new_parameter(device=device, dtype=dtype) if present else None
             self.register_parameter(name, parameter)
         if not self.track_running_stats:
             for name in (*RUNNING, "num_batches_tracked"):
@@ -37,7 +40,7 @@ class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):  # type: ignore[misc]
             return
         statistics = checks.statistics_dtype(dtype or torch.get_default_dtype())
         for name in RUNNING:
-            self.register_buffer(name, UninitializedBuffer(device=device, dtype=statistics))
+            self.register_buffer(name, new_buffer(device=device, dtype=statistics))
         self.register_buffer(
             "num_batches_tracked", torch.zeros((), device=device, dtype=torch.long)
         )
@@ -73,9 +76,8 @@ class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):  # type: ignore[misc]
 
 def _lazy(counterpart: type[MixtureNormBase], shape: str) -> str:
     return (
-        f"`{counterpart.__name__}` that takes ``num_features`` from its first input ({shape}).\n\n"
-        "    Takes the other arguments of the layer, positionally from ``eps`` on, and becomes one.\n"
-        "    "
+        f"`{counterpart.__name__}` with ``num_features`` from its first input, {shape}.\n\n"
+        "    Takes the layer's other arguments, positionally from ``eps`` on.\n    "
     )
 
 

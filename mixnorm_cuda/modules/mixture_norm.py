@@ -19,7 +19,7 @@ from mixnorm_cuda.estimation import (
     update_running_statistics,
 )
 from mixnorm_cuda.functional import mixture_normalize
-from mixnorm_cuda.modules.batch_norm import batch_norm_entries
+from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
 from mixnorm_cuda.types import BatchMoments, Mixture
 
@@ -31,13 +31,16 @@ RUNNING = ("running_weight", "running_mean", "running_var")
 class MixtureNormBase(nn.Module):
     """What `MixtureNorm1d`, `MixtureNorm2d` and `MixtureNorm3d` share; accepts any rank."""
 
-    _version = 1
+    # 1 and 2 are BatchNorm's versions, whose checkpoints load too.
+    _version = 3
 
     num_features: int
-    num_batches_tracked: Tensor | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     running_weight: Tensor | None
     running_mean: Tensor | None
     running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -129,11 +132,12 @@ class MixtureNormBase(nn.Module):
     def reset_running_stats(self) -> None:
         """λ = 1/K, μ = 0, σ² = 1, no batch tracked: the next training batch seeds anew."""
         self._seeded = False
-        if self.running_weight is None:
+        running = self._running()
+        if running is None or self.num_batches_tracked is None:
             return
-        self.running_weight.fill_(1 / self.num_components)
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
+        running.mixing_weight.fill_(1 / self.num_components)
+        running.mean.zero_()
+        running.var.fill_(1)
         self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
@@ -174,7 +178,7 @@ class MixtureNormBase(nn.Module):
         checks.check_enough_values(x)
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
-        if self.training and running is not None and x.numel() > 0:
+        if self.training and running is not None and moments is not None and x.numel() > 0:
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
                     buffer.copy_(seed)
@@ -246,31 +250,33 @@ class MixtureNormBase(nn.Module):
             em_iters = 0
         if running is not None and not first:
             mixture = match_components(mixture, running, self.eps)
-        if first and self.affine_init == "batchnorm":
+        if running is not None and first and self.affine_init == "batchnorm":
             self._start_as_batch_norm(x, running, mixture)
         return mixture, em_iters, first
 
     @torch.no_grad()
     def _start_as_batch_norm(self, x: Tensor, running: Mixture, mixture: Mixture) -> None:
         """Carry γ and β from BN under ``running`` over to BN under this batch's statistics."""
+        if self.weight is None or self.bias is None:
+            return
         moments = batch_moments(x, mixture, self.eps, self.backend)
-        options = {"eps": self.eps, "mixing_scale": self.mixing_scale}
-        single = collapse_affine(self.weight, self.bias, running, **options)
         of_batch = Mixture(mixture.mixing_weight, moments.mean, moments.var)
-        weight, bias = expand_affine(*single, of_batch, mass=moments.mass, **options)
-        self.weight.copy_(weight)
-        self.bias.copy_(bias)
+        eps, scale = self.eps, self.mixing_scale
+        single = collapse_affine(self.weight, self.bias, running, eps=eps, mixing_scale=scale)
+        pairs = expand_affine(*single, of_batch, eps=eps, mixing_scale=scale, mass=moments.mass)
+        self.weight.copy_(pairs[0])
+        self.bias.copy_(pairs[1])
 
     def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
-        factor: float | Tensor
+        tracked = self.num_batches_tracked
+        factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
         if outright:
             factor = 1.0
-        elif self.momentum is None:
-            factor = 1 / (self.num_batches_tracked + 1)
-        else:
-            factor = self.momentum
+        elif self.momentum is None and tracked is not None:
+            factor = 1 / (tracked + 1)
         finite = update_running_statistics(running, moments, count, factor)
-        self.num_batches_tracked.add_(finite)
+        if tracked is not None:
+            tracked.add_(finite)
         self._seeded = True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixtureNormBase":
@@ -279,10 +285,12 @@ class MixtureNormBase(nn.Module):
         A running average in bfloat16 stops moving once its steps fall below 1/256 of it.
         """
         before = {name: self._buffers[name] for name in RUNNING}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, statistic in before.items():
             after = self._buffers[name]
-            if after is not None and after.dtype in (torch.float16, torch.bfloat16):
+            if after is None or statistic is None:
+                continue
+            if after.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = statistic.to(after.device)
         return self
 
@@ -300,12 +308,10 @@ class MixtureNormBase(nn.Module):
                 f"layer's {self._version}; entries that are unknown here are reported as usual",
                 stacklevel=2,
             )
-        tracked = state_dict.get(prefix + "num_batches_tracked")
-        adapted = batch_norm_entries(self, state_dict, prefix)
-        state_dict.update(adapted)
+        if prefix + "running_mean" in state_dict:
+            self._seeded = describes_data(state_dict, prefix)
+        state_dict.update(batch_norm_entries(self, state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        if adapted or (tracked is not None and not tracked.is_meta):
-            self._seeded = bool(adapted) or bool(tracked > 0)
 
 
 class MixtureNorm1d(MixtureNormBase):

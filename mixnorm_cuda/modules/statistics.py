@@ -1,6 +1,5 @@
 """Population statistics after training."""
 
-import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +19,8 @@ def update_statistics(
     The counterpart of ``torch.optim.swa_utils.update_bn``: one pass in training mode without
     gradients, with cumulative averages. The statistics at hand stay the starting mixture, so
     components keep their identity (and their affine pairs their meaning). Momentum and training
-    modes are restored; after an error the statistics are too. Layers without running statistics are left alone.
+    modes are restored; after an error the statistics are too. Layers without running statistics
+    are left alone.
 
     Args:
         loader: batches; of a tuple or list the first entry is the input.
@@ -41,22 +41,23 @@ def update_statistics(
     if first is None:
         raise ValueError("loader is empty: expected at least one batch")
     training = {m: m.training for m in module.modules()}
-    before = [(layer, layer.momentum, copy.deepcopy(layer._buffers)) for layer in layers]
+    momenta = {layer: layer.momentum for layer in layers}
+    before = [(b, b.clone()) for layer in layers for b in layer.buffers()]
     try:
         module.train()
         for layer in layers:
             layer.momentum = None
-            layer.num_batches_tracked.zero_()
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.zero_()
         for batch in itertools.chain([first], batches):
             x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
             module(x if device is None else x.to(device))
     except BaseException:
-        for layer, _, buffers in before:
-            for name, value in buffers.items():
-                layer._buffers[name].copy_(value)
+        for buffer, value in before:
+            buffer.copy_(value)
         raise
     finally:
-        for layer, momentum, _ in before:
+        for layer, momentum in momenta.items():
             layer.momentum = momentum
         for m, mode in training.items():
             m.training = mode

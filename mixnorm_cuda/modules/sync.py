@@ -19,12 +19,15 @@ class SyncMixtureNorm(MixtureNormBase):
 
     def forward(self, x: Tensor, responsibilities: Tensor | None = None) -> Tensor:
         """See `MixtureNormBase.forward`; raises NotImplementedError with several processes."""
-        if self.training and torch.distributed.is_available():
-            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                raise NotImplementedError(
-                    "SyncMixtureNorm in training with "
-                    f"{torch.distributed.get_world_size()} processes: this version has no "
-                    "exchange of statistics between processes; use MixtureNorm2d for statistics "
-                    "of each process's own shard"
-                )
+        processes = torch.distributed.get_world_size() if _distributed() else 1
+        if self.training and processes > 1:
+            raise NotImplementedError(
+                f"SyncMixtureNorm in training with {processes} processes: this version has no "
+                "exchange of statistics between processes; use MixtureNorm2d for statistics of "
+                "each process's own shard"
+            )
         return super().forward(x, responsibilities)
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

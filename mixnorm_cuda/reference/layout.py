@@ -7,7 +7,8 @@ from torch import Tensor
 def grouped(x: Tensor, groups: int) -> Tensor:
     """[N, C, *S] -> [N, G, D, L] with L = prod(S), a view wherever the strides allow it."""
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
-    return flat.unflatten(1, (groups, x.shape[1] // groups))
+    samples, channels, positions = flat.shape
+    return flat.view(samples, groups, channels // groups, positions)
 
 
 def ungrouped(y: Tensor, like: Tensor) -> Tensor:
