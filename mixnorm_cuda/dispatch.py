@@ -130,11 +130,11 @@ BACKENDS: dict[str, Backend] = {
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 
-def check_name(backend: str) -> None:
-    """Raise ValueError unless ``backend`` is ``"auto"`` or the name of a backend."""
+def check_name(backend: str, source: str = "backend") -> None:
+    """Raise ValueError, naming its ``source``, unless ``backend`` is "auto" or a backend's name."""
     if backend != "auto" and backend not in BACKENDS:
         names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(f"backend={backend!r}: expected one of {names}")
+        raise ValueError(f"{source}={backend!r}: expected one of {names}")
 
 
 def select(
@@ -148,9 +148,9 @@ def select(
     """
     source = "backend"
     if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+        backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
         source = ENVIRONMENT_VARIABLE
-    check_name(backend)
+    check_name(backend, source)
     if backend == "auto":
         for name in _PREFERENCE.get(x.device.type, ()):
             if why_not(name, x, num_components, groups, responsibilities_given) is None:
