@@ -10,7 +10,7 @@ from torch import Tensor
 from mixnorm_cuda import checks, dispatch
 from mixnorm_cuda.autograd import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.autograd.function import per_component
-from mixnorm_cuda.estimation import initial_mixture, update_running_statistics
+from mixnorm_cuda.estimation import initial_mixture, starting_mixture, update_running_statistics
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 __all__ = ["BatchMoments", "mixture_norm", "mixture_normalize"]
@@ -175,7 +175,7 @@ def mixture_norm(
     running = Mixture(running_weight, running_mean, running_var)
     checks.check_mixture(x, *running, prefix="running_")
     y, moments = mixture_normalize(
-        x, *running, weight, bias,
+        x, *(starting_mixture(running) if training else running), weight, bias,
         training=training, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale,
         responsibility_grad=responsibility_grad, backend=backend,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from mixnorm_cuda.estimation.batch_norm import collapse_affine, expand_affine, split_gaussian
 from mixnorm_cuda.estimation.em import batch_moments, em
 from mixnorm_cuda.estimation.matching import match_components
-from mixnorm_cuda.estimation.running import update_running_statistics
+from mixnorm_cuda.estimation.running import starting_mixture, update_running_statistics
 from mixnorm_cuda.estimation.seeding import initial_mixture, seed_mixture
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "match_components",
     "seed_mixture",
     "split_gaussian",
+    "starting_mixture",
     "update_running_statistics",
 ]

@@ -6,6 +6,28 @@ from torch import Tensor
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
+@torch.library.custom_op("mixnorm::snapshot", mutates_args=())
+def _snapshot(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_snapshot.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def starting_mixture(running: Mixture) -> Mixture:
+    """θ₀ = the running statistics of this moment, for a step that goes on to change them.
+
+    Eager code needs no copy: what the backward reads is copied when it is saved. A compiled graph
+    does: its partitioner may recompute values from the buffers in the backward, after their
+    update (pytorch/pytorch#197039); what an opaque operator returns is never recomputed.
+    """
+    if not torch.compiler.is_compiling():
+        return running
+    return Mixture(*(_snapshot(t) for t in running))
+
+
 @torch.no_grad()
 def update_running_statistics(
     running: Mixture,

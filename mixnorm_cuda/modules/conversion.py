@@ -76,6 +76,7 @@ def revert_mixture_norm(module: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a mixture layer has K > 1 (then nothing has been replaced).
+        TypeError: a mixture class without a counterpart, such as a lazy one.
     """
     chosen = {
         name: layer
@@ -136,7 +137,10 @@ def _from_batch_norm_layer(
 
 @torch.no_grad()
 def _to_batch_norm_layer(old: MixtureNormBase) -> nn.Module:
-    counterpart = next(bn for bn, mixture in _COUNTERPARTS if type(old) is mixture)
+    counterpart = next((bn for bn, mixture in _COUNTERPARTS if type(old) is mixture), None)
+    if counterpart is None:
+        known = ", ".join(mixture.__name__ for _, mixture in _COUNTERPARTS)
+        raise TypeError(f"layer of type {type(old).__name__}: expected one of {known}")
     tensor = next((t for t in (old.weight, old.running_mean) if t is not None), None)
     new: Any = counterpart(
         old.num_features,

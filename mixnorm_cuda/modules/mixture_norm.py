@@ -16,6 +16,7 @@ from mixnorm_cuda.estimation import (
     initial_mixture,
     match_components,
     seed_mixture,
+    starting_mixture,
     update_running_statistics,
 )
 from mixnorm_cuda.functional import mixture_normalize
@@ -175,6 +176,8 @@ class MixtureNormBase(nn.Module):
         running = self._running()
         if running is not None and not self.training:
             return self._normalize(x, running, responsibilities, training=False)[0]
+        if not self.track_running_stats:
+            running = None  # switched off after construction: as in BN, neither used nor changed
         checks.check_enough_values(x)
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
@@ -243,7 +246,7 @@ class MixtureNormBase(nn.Module):
         if self.num_components == 1:
             return running or initial_mixture(x, 1, self.groups), 0, False
         if self.estimator == "online" and running is not None and not first:
-            return running, em_iters, False
+            return starting_mixture(running), em_iters, False
         mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
             mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
@@ -291,7 +294,7 @@ class MixtureNormBase(nn.Module):
             if after is None or statistic is None:
                 continue
             if after.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = statistic.to(after.device)
+                self._buffers[name] = statistic.to(after.device, torch.float32)
         return self
 
     def _load_from_state_dict(

@@ -18,7 +18,7 @@ def update_statistics(
 
     The counterpart of ``torch.optim.swa_utils.update_bn``: one pass in training mode without
     gradients, with cumulative averages. The statistics at hand stay the starting mixture, so
-    components keep their identity (and their affine pairs their meaning). Momentum and training
+    components keep their identity and their affine pairs their meaning. Momentum and training
     modes are restored; after an error the statistics are too. Layers without running statistics
     are left alone.
 
@@ -42,7 +42,13 @@ def update_statistics(
         raise ValueError("loader is empty: expected at least one batch")
     training = {m: m.training for m in module.modules()}
     momenta = {layer: layer.momentum for layer in layers}
-    before = [(b, b.clone()) for layer in layers for b in layer.buffers()]
+    seeded = {layer: layer._seeded for layer in layers}
+    # Parameters too: with affine_init="batchnorm" the seeding of a new layer sets them.
+    before = [
+        (tensor, tensor.clone())
+        for layer in layers
+        for tensor in (*layer.parameters(), *layer.buffers())
+    ]
     try:
         module.train()
         for layer in layers:
@@ -53,8 +59,10 @@ def update_statistics(
             x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
             module(x if device is None else x.to(device))
     except BaseException:
-        for buffer, value in before:
-            buffer.copy_(value)
+        for tensor, value in before:
+            tensor.copy_(value)
+        for layer in layers:
+            layer._seeded = seeded[layer]
         raise
     finally:
         for layer, momentum in momenta.items():
