@@ -1,0 +1,90 @@
+"""Mixture normalization as measured: one implementation per backend, and the compiled reference."""
+
+import torch
+from torch import Tensor
+
+from bench.baselines import compiled, compiler_missing, positions
+from bench.cases import Case
+from bench.inputs import Inputs
+from bench.layers import Implementation, Layer, trainable
+from bench.traffic import EM_STEPS
+from mixnorm_cuda import GaussianMixture, dispatch
+from mixnorm_cuda.estimation import em
+from mixnorm_cuda.functional import mixture_norm
+from mixnorm_cuda.types import Mixture
+
+EPS = 1e-5
+REG_COVAR = 1e-6
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+"""The backends a user can get; the emulation of the CUDA kernels is for tests."""
+
+
+class MixtureNorm:
+    """``functional.mixture_norm``, which like BatchNorm's module updates running statistics."""
+
+    ours = True
+
+    def __init__(self, backend: str, compile_it: bool = False) -> None:
+        self.backend = backend
+        self.compiled = compile_it
+        self.name = f"{backend}-compiled" if compile_it else backend
+        self.heavy = backend == "reference"
+
+    def why_not(self, case: Case, x: Tensor) -> str | None:
+        reason = dispatch.why_not(self.backend, x, case.num_components, case.num_groups)
+        if reason is None and self.compiled:
+            if case.phase == "em":
+                return "EM steps are measured eagerly"
+            reason = compiler_missing(x.device.type)
+        return reason
+
+    def layer(self, case: Case, inputs: Inputs) -> Layer:
+        if case.phase == "em":
+            return Layer(lambda x: em_steps(positions(x), inputs.mixture, self.backend), ())
+        running = tuple(t.clone() for t in inputs.mixture)
+        weight, bias = trainable(inputs.weight, inputs.bias)
+
+        def forward(x: Tensor) -> Tensor:
+            return mixture_norm(
+                x, *running, weight, bias, case.phase != "eval",
+                eps=EPS, em_iters=case.em_iters, backend=self.backend,
+            )  # fmt: skip
+
+        return Layer(compiled(forward) if self.compiled else forward, (weight, bias))
+
+
+class MixtureModel:
+    """``mixnorm_cuda.GaussianMixture``, with its likelihood per step as scikit-learn has it."""
+
+    name, compiled, ours, heavy = "gaussian-mixture", False, True, False
+
+    def why_not(self, case: Case, x: Tensor) -> str | None:
+        return None if case.phase == "em" else "it serves the EM cases only"
+
+    def layer(self, case: Case, inputs: Inputs) -> Layer:
+        mixture = inputs.mixture
+
+        def forward(x: Tensor) -> Tensor:
+            model = GaussianMixture(
+                case.num_components, tol=0, max_iter=EM_STEPS, reg_covar=REG_COVAR,
+                weights_init=mixture.mixing_weight[0], means_init=mixture.mean,
+                precisions_init=1 / (mixture.var + REG_COVAR),
+            )  # fmt: skip
+            model.fit(positions(x))
+            return torch.cat([model.means_, model.covariances_])
+
+        return Layer(forward, ())
+
+
+def em_steps(rows: Tensor, mixture: Mixture, backend: str) -> Tensor:
+    """Means and covariances after ten EM steps, scikit-learn's ``reg_covar`` included: [2K, C]."""
+    mixture = em(rows, mixture, iters=EM_STEPS, eps=REG_COVAR, backend=backend)
+    return torch.cat([mixture.mean, mixture.var + REG_COVAR])
+
+
+def ours(names: tuple[str, ...] = BACKENDS) -> list[Implementation]:
+    """Our implementations on the backends ``names``."""
+    chosen: list[Implementation] = [MixtureNorm(name) for name in names]
+    if "reference" in names:
+        chosen.append(MixtureNorm("reference", compile_it=True))
+    return [*chosen, MixtureModel()]
