@@ -4,7 +4,7 @@ from mixnorm_cuda import functional
 from mixnorm_cuda._version import __version__
 from mixnorm_cuda.dispatch import BackendUnavailableError
 from mixnorm_cuda.gaussian_mixture import GaussianMixture
-from mixnorm_cuda.info import build_info
+from mixnorm_cuda.installation import build_info
 from mixnorm_cuda.modules import (
     LazyMixtureNorm1d,
     LazyMixtureNorm2d,

@@ -91,7 +91,7 @@ class GaussianMixture:
 
         Raises:
             ValueError: ``X`` is not a finite matrix with at least K rows; an initial value has
-                another shape than ``X`` and K ask for.
+                another shape than ``X`` and K ask for, is not finite, or is no weight or precision.
             TypeError: ``X`` is not float32 or float64.
         """
         self._check_data(X)
@@ -188,7 +188,17 @@ class GaussianMixture:
             return None
         if value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}: expected {list(shape)}")
-        return value.to(X)
+        value = value.to(X)
+        wrong = None
+        if not bool(value.isfinite().all()):
+            wrong = "finite values"
+        elif name == "precisions_init" and not bool((value > 0).all()):
+            wrong = "positive values"
+        elif name == "weights_init" and (value.min() < 0 or abs(value.sum() - 1) > 1e-4):
+            wrong = "values of at least 0 that sum to 1"
+        if wrong is not None:
+            raise ValueError(f"{name}={value.tolist()}: expected {wrong}")
+        return value
 
     def _log_joint(self, X: Tensor, mixture: Mixture) -> Tensor:
         constant = 0.5 * X.shape[1] * math.log(2 * math.pi)

@@ -1,37 +1,13 @@
-"""Versions, backends and devices: ``build_info()`` and ``python -m mixnorm_cuda.info``."""
+"""``python -m mixnorm_cuda.info``: what is installed, and the backend that an input would get."""
 
 import argparse
 import sys
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from mixnorm_cuda import dispatch
-from mixnorm_cuda.kernels.native.build_config import build_config
-
-
-def build_info() -> dict[str, Any]:
-    """What this installation consists of and can use.
-
-    Returns:
-        versions (``mixnorm_cuda``, ``torch``, ``python``, what the libraries were built with),
-        ``backends``: name -> None when usable, else why not and how to get it, and ``devices``.
-    """
-    return {
-        **build_config(),
-        "backends": {name: backend.missing() for name, backend in dispatch.BACKENDS.items()},
-        "devices": _devices(),
-    }
-
-
-def _devices() -> list[str]:
-    names = [f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"]
-    for index in range(torch.cuda.device_count()):
-        p = torch.cuda.get_device_properties(index)
-        names.append(
-            f"cuda:{index} {p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB"
-        )
-    return names
+from mixnorm_cuda import checks, dispatch
+from mixnorm_cuda.installation import build_info
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-components", type=int, default=3, help="K (default: %(default)s)")
     parser.add_argument("--groups", type=int, default=1, help="G (default: %(default)s)")
     arguments = parser.parse_args(argv)
+    try:
+        x = None if arguments.shape is None else _input(arguments)
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        # torch asserts that it was built for the device asked for.
+        parser.error(str(error))
 
     info = build_info()
     backends, devices = info.pop("backends"), info.pop("devices")
@@ -55,21 +36,38 @@ def main(argv: list[str] | None = None) -> int:
     print("\ndevices")
     for device in devices:
         print(f"  {device}")
-    if arguments.shape is None:
-        return 0
+    if x is not None:
+        _print_choice(x, arguments.num_components, arguments.groups, width)
+    return 0
+
+
+def _input(arguments: argparse.Namespace) -> Tensor:
+    """A tensor of the shape, dtype and device asked for, without memory of that size."""
     try:
         shape = [int(size) for size in arguments.shape.split(",")]
-        x = torch.empty(0, dtype=getattr(torch, arguments.dtype), device=arguments.device)
-        x = x.new_empty(1).expand(shape)
-    except (ValueError, AttributeError, RuntimeError) as error:
-        parser.error(f"--shape {arguments.shape} --dtype {arguments.dtype}: {error}")
-    print(f"\nbackends for {tuple(shape)} {arguments.dtype} on {arguments.device}")
+    except ValueError:
+        shape = [-1]
+    if min(shape) < 0:
+        raise ValueError(f"--shape {arguments.shape}: expected sizes such as 64,256,56,56")
+    dtype = getattr(torch, arguments.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"--dtype {arguments.dtype}: expected a name such as bfloat16")
+    x = torch.empty(1, dtype=dtype, device=arguments.device).expand(shape)
+    checks.check_input(x)
+    checks.check_components(arguments.num_components)
+    checks.check_groups(arguments.groups, x.shape[1])
+    return x
+
+
+def _print_choice(x: Tensor, num_components: int, groups: int, width: int) -> None:
+    print(f"\nbackends for {tuple(x.shape)} {x.dtype} on {x.device}")
     for name in dispatch.BACKENDS:
-        reason = dispatch.why_not(name, x, arguments.num_components, arguments.groups)
+        reason = dispatch.why_not(name, x, num_components, groups)
         print(f"  {name:<{width}}  {'serves' if reason is None else f'no: {reason}'}")
-    chosen = dispatch.select("auto", x, arguments.num_components, arguments.groups)
-    print(f"  auto takes {chosen.name!r}")
-    return 0
+    try:
+        print(f"  auto takes {dispatch.select('auto', x, num_components, groups).name!r}")
+    except (ValueError, dispatch.BackendUnavailableError) as error:
+        print(f"  auto raises: {error}")
 
 
 if __name__ == "__main__":

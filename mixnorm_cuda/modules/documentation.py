@@ -28,7 +28,7 @@ _TEMPLATE = """Mixture Normalization over {shape} input; drop-in for ``nn.{count
         mixing_scale: divide by √λ̃, λ̃ = max(λ, 1e-3).
         component_affine: one pair γ, β per component, ``[K, C]``, rather than a shared ``[C]``.
         affine_init: ``"ones"``, or ``"batchnorm"``: start equal to Batch Normalization (needs
-            ``component_affine=True``).
+            ``component_affine=True`` and ``track_running_stats=True``).
         responsibility_grad: differentiate the responsibilities with respect to the input.
         bias: learn β; only with ``affine``.
         backend: ``"auto"``, or the name of a backend that must serve the input.

@@ -75,11 +75,15 @@ class MixtureNormBase(nn.Module):
         checks.check_choice("affine_init", affine_init, AFFINE_INITS)
         if em_iters is not None:
             checks.check_em_iters(em_iters)
-        if affine_init == "batchnorm" and not (affine and component_affine and bias):
-            raise ValueError(
-                "affine_init='batchnorm': expected affine=True, component_affine=True and "
-                f"bias=True, got affine={affine}, component_affine={component_affine}, bias={bias}"
-            )
+        required = {
+            "affine": affine,
+            "component_affine": component_affine,
+            "bias": bias,
+            "track_running_stats": track_running_stats,
+        }
+        if affine_init == "batchnorm" and not all(required.values()):
+            absent = ", ".join(f"{name}={value}" for name, value in required.items() if not value)
+            raise ValueError(f"affine_init='batchnorm' with {absent}: expected True")
         dispatch.check_name(backend)
         self.num_features = num_features
         self.eps = eps
