@@ -93,7 +93,7 @@ def test_missing_backend_raises_with_its_reason(name):
 def test_explicit_backend_that_is_missing_raises(install):
     install("triton", missing="no such compiler; install it")
     p = problem((4, 4, 3), 3)
-    with pytest.raises(BackendUnavailableError, match="backend='triton'.*no such compiler"):
+    with pytest.raises(BackendUnavailableError, match=r"backend='triton'.*no such compiler"):
         mixture_normalize(p.x, *p.mixture, backend="triton")
 
 
@@ -101,7 +101,7 @@ def test_explicit_backend_that_refuses_raises_before_anything_changes(install):
     install("cpu", refuses="five channels are too many")
     p = problem((4, 4, 3), 3)
     running = [t.clone() for t in p.mixture]
-    with pytest.raises(BackendUnavailableError, match="backend='cpu'.*five channels are too many"):
+    with pytest.raises(BackendUnavailableError, match=r"backend='cpu'.*five channels are too many"):
         mixture_norm(p.x, *running, training=True, backend="cpu")
     assert all(map(same_bits, running, p.mixture))
 

@@ -73,7 +73,9 @@ class MixtureNormFunction(torch.autograd.Function):
         backend = BACKENDS[ctx.backend]
         if torch.is_grad_enabled():
             backend = REFERENCE
-            nu, moments = REFERENCE.differentiable_state(x, mixture, given, ctx.eps)
+            nu, moments = REFERENCE.differentiable_state(
+                x, mixture, given, eps=ctx.eps, responsibility_grad=ctx.responsibility_grad
+            )
         grads = backend.backward(
             dy,
             x,

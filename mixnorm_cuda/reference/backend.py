@@ -138,7 +138,7 @@ class ReferenceBackend:
     ) -> Gradients:
         """Gradients of `evaluate` for the input, the affine pairs and given responsibilities."""
         xg = _activations(x, mixture)
-        nu = responsibilities(xg, mixture, eps) if given is None else given
+        nu = _differentiable(xg, mixture, given, eps, responsibility_grad)
         constants = BatchMoments(torch.ones_like(mixture.mixing_weight), mixture.mean, mixture.var)
         grads = backward(
             _activations(dy, mixture),
@@ -169,16 +169,32 @@ class ReferenceBackend:
         return responsibilities(_activations(x, mixture), mixture, eps)
 
     def differentiable_state(
-        self, x: Tensor, mixture: Mixture, given: Tensor | None, eps: float
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        given: Tensor | None,
+        *,
+        eps: float,
+        responsibility_grad: bool,
     ) -> tuple[Tensor, BatchMoments]:
         """ν and the moments as differentiable functions of x, for second derivatives."""
         xg = _activations(x, mixture)
-        nu = responsibilities(xg, mixture, eps) if given is None else given
+        nu = _differentiable(xg, mixture, given, eps, responsibility_grad)
         return nu, moments(xg, nu, mixture.mean)
 
 
 def _activations(x: Tensor, mixture: Mixture) -> Tensor:
     return grouped(x.to(statistics_dtype(x.dtype)), mixture.mixing_weight.shape[0])
+
+
+def _differentiable(
+    xg: Tensor, mixture: Mixture, given: Tensor | None, eps: float, responsibility_grad: bool
+) -> Tensor:
+    """ν for a second derivative: held constant there too unless ``responsibility_grad``."""
+    if given is not None:
+        return given
+    nu = responsibilities(xg, mixture, eps)
+    return nu if responsibility_grad else nu.detach()
 
 
 def _positions(xg: Tensor) -> int:
