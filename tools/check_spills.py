@@ -26,7 +26,7 @@ def main() -> int:
     ]
     jobs = [(source, arch) for source in sources for arch in archs]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        failed = sum(pool.map(lambda job: _compile(home, *job, Path(folder)), jobs))
+        failed = sum(pool.map(lambda job: _compile(home, job[0], job[1], Path(folder)), jobs))
     print(
         f"check_spills: {len(sources)} files for sm_{', sm_'.join(archs)} with CUDA "
         f"{toolchain.nvcc_version(home)}: {failed or 'none'} failed"

@@ -29,14 +29,20 @@ def library_path(library: str) -> Path:
     return _FOLDER / f"libmixnorm_{library}.so"
 
 
-@functools.cache
+# torch.compile runs this instead of tracing into it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing(library: str) -> str | None:
     """Load ``library`` ("cpu" or "cuda"), once; why it is not there, or None when it is loaded."""
     if library not in LIBRARIES:
         raise ValueError(f"library={library!r}: expected one of {LIBRARIES}")
+    return _load(library)
+
+
+@functools.cache
+def _load(library: str) -> str | None:
     if library == "cuda":
         # The schemas are in the CPU library.
-        reason = missing("cpu")
+        reason = _load("cpu")
         if reason is not None:
             return reason
     path = library_path(library)

@@ -1,0 +1,86 @@
+# make demo    train with BN and with MN on real images, print the table, save the plots
+# make test    every test
+# make check   lint, format, types, layers, register spills
+# make bench   the benchmark; ARGS="..." for its options
+# make gpu     in the current environment, without installing: tests on CUDA, then the benchmark
+# make clean   remove what was built, not the environment
+#
+# The environment is made in $(VENV) on first use. Variables:
+#   PYTHON   the interpreter to make it with, 3.10 or later
+#   TORCH    the requirement that installs PyTorch
+#   ARGS     arguments of the demo, the tests or the benchmark
+#   OUT_DIR  where make gpu puts its results
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13 python3.10 python3,\
+  $(shell $(p) -c '$(SUPPORTED)' 2>/dev/null && echo $(p)))),$(error no Python 3.10 or later was found: set PYTHON))
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+OUT_DIR ?= out/gpu
+ARGS ?=
+MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export MAX_JOBS
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+RUN := PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIN))/python
+NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test check bench gpu clean help
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(VENV)/.demo $(VENV)/.native
+	$(RUN) -m examples.demo $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/.native
+	$(RUN) -m pytest tests $(ARGS)
+
+bench: $(VENV)/.demo $(VENV)/.native
+	$(RUN) -m bench $(ARGS)
+
+check: $(VENV)/.dev $(VENV)/.native
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q tests/test_layering.py
+	$(RUN) tools/check_spills.py
+
+gpu:
+	OUT_DIR="$(OUT_DIR)" ARGS="$(ARGS)" $(if $(filter file,$(origin PYTHON)),,PYTHON="$(PYTHON)") tools/gpu.sh
+
+clean:
+	rm -rf build build-cmake* dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f mixnorm_cuda/kernels/native/*.so
+	rm -f $(VENV)/.native
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
+
+# The environment, in steps that are redone only when what they depend on has changed.
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	touch $@
+
+# MIXNORM_NATIVE=0: this step installs the package in place and its requirements, the next compiles.
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	MIXNORM_NATIVE=0 $(BIN)/python -m pip install -q --no-build-isolation -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	MIXNORM_NATIVE=0 $(BIN)/python -m pip install -q --no-build-isolation -e '.[demo,test,dev]'
+	touch $@
+
+# An error while compiling ends make here; what is left out on purpose is said and goes on.
+$(VENV)/.native: $(VENV)/.torch $(NATIVE)
+	mkdir -p build
+	$(RUN) setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	@grep -A3 '^\*\*\*' build/native.log || true
+	touch $@
