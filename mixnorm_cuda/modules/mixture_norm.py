@@ -280,7 +280,7 @@ class MixtureNormBase(nn.Module):
         if outright:
             factor = 1.0
         elif self.momentum is None and tracked is not None:
-            factor = 1 / (tracked + 1)
+            factor = 1 / (tracked + 1).to(running.mean.dtype)
         finite = update_running_statistics(running, moments, count, factor)
         if tracked is not None:
             tracked.add_(finite)
