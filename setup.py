@@ -147,7 +147,7 @@ def native() -> dict[str, Any]:
     def operators(name: str, groups: list[str], **options: Any) -> Extension:
         return Extension(
             f"{PACKAGE}.{name}",
-            [path for group in groups for path in sources[group]],
+            [path for group in groups for path in sources.get(group, [])],
             include_dirs=[str(ROOT / "csrc"), *options.pop("include_dirs", [])],
             define_macros=[
                 ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
