@@ -39,21 +39,23 @@ class Activations:
     def responsibilities(self, channel: int) -> Tensor:
         """ν of the channel's group at every position, ``[M, K]``."""
         group, members = self._group(channel)
-        components = torch.distributions.Normal(self.mean[:, members], self.var[:, members].sqrt())
-        log_likelihood = components.log_prob(self.before[:, None, members]).sum(dim=2)
-        return (self.mixing_weight[group].log() + log_likelihood).softmax(dim=1)
+        log_density = gaussian_log_density(
+            self.before[:, None, members], self.mean[:, members], self.var[:, members]
+        )
+        return (self.mixing_weight[group].log() + log_density.sum(dim=2)).softmax(dim=1)
 
     def log_densities(self, channel: int, values: Tensor) -> Tensor:
         """log λ_k N(value; μ_k, σ²_k + ε) of the channel's marginal, ``[len(values), K]``."""
         group, _ = self._group(channel)
-        components = torch.distributions.Normal(self.mean[:, channel], self.var[:, channel].sqrt())
-        return components.log_prob(values[:, None]) + self.mixing_weight[group].log()
+        log_density = gaussian_log_density(
+            values[:, None], self.mean[:, channel], self.var[:, channel]
+        )
+        return self.mixing_weight[group].log() + log_density
 
     def gain(self, channel: int) -> float:
-        """Mean log-likelihood of the channel's values, above that of one Gaussian fitted to them."""
+        """Mean log-likelihood of the channel's values, less that of one Gaussian fitted to them."""
         values = self.before[:, channel]
-        std = values.std().clamp_min(1e-6)
-        one = torch.distributions.Normal(values.mean(), std).log_prob(values).mean()
+        one = gaussian_log_density(values, values.mean(), values.var()).mean()
         mixture = self.log_densities(channel, values).logsumexp(dim=1).mean()
         return float(mixture - one)
 
@@ -61,6 +63,12 @@ class Activations:
         """The channel that a mixture describes best in comparison with one Gaussian."""
         gains = [self.gain(channel) for channel in range(self.mean.shape[1])]
         return max(range(len(gains)), key=lambda c: -math.inf if math.isnan(gains[c]) else gains[c])
+
+
+def gaussian_log_density(values: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """log N(value; μ, σ²), with σ² of at least 1e-12 so that a dead channel stays finite."""
+    var = var.clamp_min(1e-12)
+    return -0.5 * ((values - mean).square() / var + var.log() + math.log(2.0 * math.pi))
 
 
 @torch.no_grad()
@@ -72,7 +80,7 @@ def record(model: nn.Module, position: int, images: Tensor) -> Activations:
     """
     layer = normalization_layers(model)[position - 1]
     captured: list[Tensor] = []
-    # A copy: the ReLU that follows works in place.
+    # A copy: a ReLU that follows may work in place.
     handle = layer.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
     try:
         model.eval()(images)

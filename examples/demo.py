@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -28,6 +29,7 @@ from examples.plots import save_accuracy_curves, save_activations
 from examples.training import Recipe, Run, train
 
 _SHOWN_IMAGES = 256
+_BENCHMARK_SECONDS = 30
 _Number = TypeVar("_Number", int, float)
 
 
@@ -39,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.device(args.device)
         _prepare_folder(args.out)
         data = load(args.data, download_to=args.download_to).to(device)
+        norms = [Norm.parse(text) for text in dict.fromkeys(args.norm)]
         # One of each before the first step: a bad option must not cost an hour of training.
-        for norm in args.norm:
+        for norm in norms:
             _model(args, data, norm, seed=0)
     except (DataError, ValueError, RuntimeError) as error:
         parser.error(str(error))
@@ -51,15 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{args.seeds} seeds, {_device_name(device)}"
     )
     print(title, flush=True)
-    runs, models = _train_all(args, recipe, data)
+    runs, models = _train_all(args, norms, recipe, data)
     comparisons = report.compare(runs)
     text = f"\n{title}\n\n{report.table(comparisons)}\n"
     print(text, flush=True)
     saved = _save(args.out, title, text, recipe, runs)
-    saved += _plot(args, data, title, comparisons, models)
+    saved += _plot(args, norms, data, title, comparisons, models)
     for path in saved:
         print(f"saved {path}", flush=True)
-    return 0 if args.no_benchmark else _benchmark(device)
+    return 0 if args.no_benchmark else _benchmark(device, args.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,9 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=_positive(float), default=0.25, help="factor on the channel counts")
     add(
         "--norm",
-        type=_norm,
         nargs="+",
-        default=[Norm.parse("bn"), Norm.parse("mn")],
+        default=["bn", "mn"],
         help="norms to compare: bn, mn (MN in place of the second BN, K = 3), or mn with options: "
         "mn:layers=2+3,k=5,groups=C/16,estimator=batch; layers=all replaces every BN",
     )
@@ -113,13 +115,6 @@ def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
     return parse
 
 
-def _norm(text: str) -> Norm:
-    try:
-        return Norm.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,13 +128,13 @@ def _model(args: argparse.Namespace, data: ImageData, norm: Norm, seed: int) -> 
 
 
 def _train_all(
-    args: argparse.Namespace, recipe: Recipe, data: ImageData
+    args: argparse.Namespace, norms: list[Norm], recipe: Recipe, data: ImageData
 ) -> tuple[list[Run], dict[str, nn.Module]]:
     """All runs, and of each norm the network of the first learning rate and seed."""
     plan = [
         (rate, norm, seed)
         for rate in args.learning_rates
-        for norm in args.norm
+        for norm in norms
         for seed in range(args.seeds)
     ]
     runs: list[Run] = []
@@ -188,6 +183,7 @@ def _save(folder: Path, title: str, text: str, recipe: Recipe, runs: list[Run]) 
 
 def _plot(
     args: argparse.Namespace,
+    norms: list[Norm],
     data: ImageData,
     title: str,
     comparisons: list[report.Comparison],
@@ -195,7 +191,7 @@ def _plot(
 ) -> list[Path]:
     curves, activations = args.out / "accuracy.png", args.out / "activations.png"
     save_accuracy_curves(comparisons, title, curves)
-    replaced = [min(norm.layers or {2}) for norm in args.norm if norm.layers != frozenset()]
+    replaced = [min(norm.layers or {2}) for norm in norms if norm.layers != frozenset()]
     position = replaced[0] if replaced else 2
     stride = max(1, len(data.test) // _SHOWN_IMAGES)  # the test images may be sorted by class
     images = data.normalize(data.test.images[::stride])
@@ -218,11 +214,18 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def _benchmark(device: torch.device) -> int:
-    from bench.__main__ import main as bench
+def _benchmark(device: torch.device, out: Path) -> int:
+    from bench.__main__ import main as bench  # here: its budget starts with the import
 
     print(f"\nThe layer beside batch normalization on {_device_name(device)}:\n", flush=True)
-    return bench(["--quick", "--device", device.type])
+    options = {
+        "--device": device.type,
+        "--cases": "cifar-cnn.*,dcgan64.16x16",
+        "--filter": "*train fp32*K=3",
+        "--budget": str(_BENCHMARK_SECONDS),
+        "--out": str(out / "bench"),
+    }
+    return bench(["--quick", *itertools.chain(*options.items())])
 
 
 if __name__ == "__main__":

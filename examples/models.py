@@ -33,7 +33,7 @@ class CNN5(nn.Module):
             layers += [
                 nn.Conv2d(channels, out_channels, 5, padding=2, bias=False),
                 norm_layer(position, out_channels),
-                nn.ReLU(inplace=True),
+                nn.ReLU(),
             ]
             channels = out_channels
         self.features = nn.Sequential(*layers)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
-from examples.activations import Activations
+from examples.activations import Activations, gaussian_log_density
 from examples.report import Comparison
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "axes.spines.top": False,
@@ -66,7 +66,8 @@ def _errors(comparison: Comparison) -> Tensor:
 def _accuracy_panel(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     baseline = next(c for c in comparisons if c.norm == c.baseline)
     target = _errors(baseline).mean(dim=0).min().item()
-    axis.axhline(target, color=_NORM_COLORS[0], linewidth=0.8, linestyle=":")
+    label = f"best of {baseline.norm}'s mean"
+    axis.axhline(target, color=_NORM_COLORS[0], linewidth=0.8, linestyle=":", label=label)
     for comparison, color in zip(comparisons, itertools.cycle(_NORM_COLORS), strict=False):
         steps = comparison.runs[0].steps
         error = _errors(comparison)
@@ -102,7 +103,7 @@ def save_activations(
 
     Above, the histogram's parts are the components' shares of the positions (by responsibility)
     and the curves the fitted mixture; below, the same parts after normalization, beside the
-    standard normal density.
+    Gaussian of the same mean and standard deviation.
     """
     columns = len(recordings)
     with plt.rc_context(_STYLE):
@@ -115,7 +116,7 @@ def save_activations(
             above.set_title(f"{name}: before normalization")
             above.set_xlabel(f"activation of channel {channel}")
             _stacked_histogram(below, recorded.after[:, channel], shares)
-            _standard_normal(below)
+            _matched_gaussian(below, recorded.after[:, channel])
             below.set_title(f"{name}: after normalization")
             below.set_xlabel("normalized activation, before scale and shift")
         for axis in axes.flat:
@@ -144,10 +145,16 @@ def _stacked_histogram(axis: Axes, values: Tensor, shares: Tensor) -> None:
         range=(low, high),
         weights=[column.numpy() for column in weights.unbind(dim=1)],
         stacked=True,
-        color=[color for color, _ in zip(itertools.cycle(_COMPONENT_COLORS), range(components))],
+        color=_component_colors(components),
         alpha=0.45,
     )
     axis.set_xlim(low, high)
+
+
+def _component_colors(components: int) -> list[str]:
+    if components == 1:
+        return [_NORM_COLORS[0]]
+    return list(itertools.islice(itertools.cycle(_COMPONENT_COLORS), components))
 
 
 def _fitted_mixture(axis: Axes, recorded: Activations, channel: int) -> None:
@@ -155,15 +162,16 @@ def _fitted_mixture(axis: Axes, recorded: Activations, channel: int) -> None:
     densities = recorded.log_densities(channel, values).exp()
     top = axis.get_ylim()[1]
     if recorded.num_components > 1:
-        parts = densities.unbind(dim=1)
-        for number, (part, color) in enumerate(zip(parts, itertools.cycle(_COMPONENT_COLORS)), start=1):
+        colors = _component_colors(recorded.num_components)
+        for number, (part, color) in enumerate(zip(densities.T, colors, strict=True), start=1):
             axis.plot(values, part, color=color, linewidth=1.2, label=f"component {number}")
     label = "fitted mixture" if recorded.num_components > 1 else "fitted Gaussian"
     axis.plot(values, densities.sum(dim=1), color="black", linewidth=1.4, label=label)
     axis.set_ylim(0.0, 1.1 * min(max(top, densities.sum(dim=1).max().item()), 2.0 * top))
 
 
-def _standard_normal(axis: Axes) -> None:
-    values = torch.linspace(*axis.get_xlim(), 400)
-    density = (-0.5 * values.square()).exp() / math.sqrt(2.0 * math.pi)
-    axis.plot(values, density, color="black", linewidth=1.0, linestyle="--", label="N(0, 1)")
+def _matched_gaussian(axis: Axes, values: Tensor) -> None:
+    grid = torch.linspace(*axis.get_xlim(), 400)
+    density = gaussian_log_density(grid, values.mean(), values.var()).exp()
+    label = f"Gaussian of the same\nmean and deviation ({values.std():.2f})"
+    axis.plot(grid, density, color="black", linewidth=1.0, linestyle="--", label=label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from examples.training import Run
@@ -66,9 +66,6 @@ class Comparison:
     def reached(self) -> tuple[int, ...]:
         return tuple(steps for steps in self.steps_to_best if steps is not None)
 
-    def spread(self, of: Callable[[Run], float]) -> Spread:
-        return Spread.of([of(run) for run in self.runs])
-
     def saved(self) -> Spread:
         """Percent fewer steps than the baseline needed, over the seeds that reached its best."""
         own = zip(self.steps_to_best, self.baseline_runs, strict=True)
@@ -107,7 +104,7 @@ class Comparison:
         if missed:
             return (
                 f"{start} not reached by {missed} of {len(self.runs)} seeds "
-                f"({change} by the others){end}"
+                f"(where reached: {change}){end}"
             )
         return f"{start} reached in {change}{end}"
 
@@ -153,12 +150,12 @@ def table(comparisons: Sequence[Comparison]) -> str:
                 f"{comparison.learning_rate:g}",
                 comparison.norm,
                 *(
-                    comparison.spread(lambda run, at=quarter: accuracy_at(run, at)).text()
+                    Spread.of([accuracy_at(run, quarter) for run in comparison.runs]).text()
                     for quarter in QUARTERS
                 ),
-                comparison.spread(lambda run: max(run.accuracy)).text(),
+                Spread.of([max(run.accuracy) for run in comparison.runs]).text(),
                 comparison.steps_text(),
-                comparison.spread(lambda run: run.seconds).text(),
+                Spread.of([run.seconds for run in comparison.runs]).text(),
             ]
         )
     verdicts = [c.verdict() for c in comparisons if c.norm != c.baseline]

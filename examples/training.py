@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from examples.data import ImageData, Split
 
@@ -72,18 +71,19 @@ def train(
         index = next(batches).to(device)
         images, labels = data.normalize(data.train.images[index]), data.train.labels[index]
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        torch.autograd.backward(loss)
         optimizer.step()
         if step in due:
             steps.append(step)
-            accuracies.append(test_accuracy(model, data))
+            accuracies.append(evaluate(model, data))
         on_step(accuracies[-1] if accuracies else 0.0)
     seconds = time.perf_counter() - start
     return Run(norm, learning_rate, seed, tuple(steps), tuple(accuracies), seconds)
 
 
 @torch.no_grad()
-def test_accuracy(model: nn.Module, data: ImageData) -> float:
+def evaluate(model: nn.Module, data: ImageData) -> float:
     """Percent of the test images classified correctly in eval mode; the mode is restored."""
     was_training = model.training
     model.eval()
@@ -96,7 +96,9 @@ def test_accuracy(model: nn.Module, data: ImageData) -> float:
 
 def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     yield from zip(
-        split.images.split(_EVALUATION_BATCH), split.labels.split(_EVALUATION_BATCH), strict=True
+        torch.split(split.images, _EVALUATION_BATCH),
+        torch.split(split.labels, _EVALUATION_BATCH),
+        strict=True,
     )
 
 
@@ -107,4 +109,4 @@ def _batches(count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
     batch_size = min(batch_size, count)
     while True:
         order = torch.randperm(count, generator=generator)
-        yield from order[: count - count % batch_size].split(batch_size)
+        yield from torch.split(order[: count - count % batch_size], batch_size)

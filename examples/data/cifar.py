@@ -68,9 +68,7 @@ def load_cifar(tree: FileTree, names: list[PurePosixPath]) -> ImageData:
             f"pickles {', '.join(edition.files)} (is it unpacked in full?)"
         )
     wanted = [by_file[file] for file in edition.files]
-    contents = {
-        name.name: _unpickle(tree, name, content) for name, content in tree.read(wanted)
-    }
+    contents = {name.name: _unpickle(tree, name, content) for name, content in tree.read(wanted)}
     train = [_split(tree, edition, file, contents[file]) for file in edition.train]
     return ImageData.of(
         edition.name,

@@ -1,4 +1,4 @@
-"""ImageFolder layout: ``train/<class>/*.png`` beside ``test/<class>/*.png``, or ``<class>/*.png``."""
+"""ImageFolder layout: ``train/<class>/`` beside ``test/<class>/``, or ``<class>/`` alone."""
 
 from __future__ import annotations
 

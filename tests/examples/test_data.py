@@ -275,7 +275,7 @@ def test_cifar10_download_without_network(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     _fake_torchvision(monkeypatch, unreachable)
-    with pytest.raises(DataError, match="no route to host.*give the path"):
+    with pytest.raises(DataError, match=r"no route to host.*give the path"):
         load("cifar10", tmp_path)
 
 
