@@ -178,6 +178,8 @@ class MixtureNormBase(nn.Module):
         """
         self._check_input(x)
         running = self._running()
+        if running is not None:
+            checks.check_mixture(x, *running, prefix="running_")
         if running is not None and not self.training:
             return self._normalize(x, running, responsibilities, training=False)[0]
         if not self.track_running_stats:
@@ -241,8 +243,6 @@ class MixtureNormBase(nn.Module):
         """
         em_iters = self._em_iters()
         first = running is not None and self.num_components > 1 and not self._seeded
-        if running is not None:
-            checks.check_mixture(x, *running, prefix="running_")
         if x.numel() == 0:
             return running or initial_mixture(x, self.num_components, self.groups), 0, False
         if responsibilities is not None:

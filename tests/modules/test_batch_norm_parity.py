@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm, cross_entropy
 
 import mixnorm_cuda as mx
 from tests.support import assert_close
@@ -271,7 +271,7 @@ def test_functional_counterpart() -> None:
     mean, var = torch.randn(6, dtype=torch.float64), torch.rand(6, dtype=torch.float64)
     running = torch.ones(1, 1, dtype=torch.float64), mean.clone()[None], var.clone()[None]
     for training in (False, True, False):
-        expected = F.batch_norm(x, mean, var, weight, bias, training, 0.3, 1e-3)
+        expected = batch_norm(x, mean, var, weight, bias, training, 0.3, 1e-3)
         actual = mx.functional.mixture_norm(x, *running, weight, bias, training, 0.3, 1e-3)
         assert_close(actual, expected, 1e-14)
         assert_close(running[1][0], mean, 1e-14)
@@ -297,7 +297,7 @@ def test_network_learns_the_same() -> None:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
         for step in range(10):
             optimizer.zero_grad()
-            F.cross_entropy(net(x[step]), labels[step]).backward()
+            cross_entropy(net(x[step]), labels[step]).backward()
             optimizer.step()
     for theirs, ours in zip(*(net.parameters() for net in networks), strict=True):
         assert (ours - theirs).abs().max() <= 1e-11
