@@ -18,8 +18,8 @@ from bench.layers import Implementation, Layer, trainable
 from bench.traffic import EM_STEPS
 from mixnorm_cuda.functional import mixture_normalize
 
-_EM_ONLY = "it serves the EM cases only"
-_NO_EM = "it does not serve the EM cases"
+REG_COVAR = 1e-6
+"""scikit-learn's default covariance floor, for every EM fit."""
 
 
 def compiler_missing(device_type: str) -> str | None:
@@ -50,9 +50,10 @@ class BatchNorm:
         self.compiled = compile_it
         self.name = "bn-compiled" if compile_it else "bn"
 
+    def serves(self, phase: str) -> bool:
+        return phase != "em"
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
-        if case.phase == "em":
-            return _NO_EM
         return compiler_missing(x.device.type) if self.compiled else None
 
     def layer(self, case: Case, inputs: Inputs) -> Layer:
@@ -72,9 +73,10 @@ class ModeNorm:
 
     name, compiled, ours, heavy = "mode-norm", False, False, True
 
+    def serves(self, phase: str) -> bool:
+        return phase != "em"
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
-        if case.phase == "em":
-            return _NO_EM
         return "its gate is shared by all channels" if case.num_groups != 1 else None
 
     def layer(self, case: Case, inputs: Inputs) -> Layer:
@@ -83,13 +85,13 @@ class ModeNorm:
         gate_weight, gate_bias = trainable(
             mixture.mean / mixture.var, mixture.mixing_weight.log().squeeze(0)
         )
-        theta = mixture if case.phase == "eval" else (None, None, None)
+        lam, mu, var = mixture if case.phase == "eval" else (None, None, None)
 
         def forward(x: Tensor) -> Tensor:
             pooled = x.flatten(2).mean(2) if x.dim() > 2 else x
             nu = torch.softmax(nn.functional.linear(pooled.float(), gate_weight, gate_bias), 1)
             return mixture_normalize(
-                x, *theta, weight, bias, training=case.phase != "eval",
+                x, lam, mu, var, weight, bias, training=case.phase != "eval",
                 mixing_scale=False, responsibilities=nu,
             )[0]  # fmt: skip
 
@@ -101,9 +103,10 @@ class Sklearn:
 
     name, compiled, ours, heavy = "sklearn", False, False, False
 
+    def serves(self, phase: str) -> bool:
+        return phase == "em"
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
-        if case.phase != "em":
-            return _EM_ONLY
         if importlib.util.find_spec("sklearn") is None:
             return "scikit-learn is not installed: pip install scikit-learn"
         return None
@@ -113,11 +116,13 @@ class Sklearn:
         from sklearn.mixture import GaussianMixture
 
         weight, mean, var = (t.cpu().double().numpy() for t in inputs.mixture)
+        weight /= weight.sum()
 
         def forward(x: Tensor) -> Tensor:
             model = GaussianMixture(
                 case.num_components, covariance_type="diag", tol=0, max_iter=EM_STEPS,
-                weights_init=weight[0], means_init=mean, precisions_init=1 / var,
+                reg_covar=REG_COVAR, weights_init=weight[0], means_init=mean,
+                precisions_init=1 / (var + REG_COVAR),
             )  # fmt: skip
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -136,6 +141,9 @@ class Copy:
     """Read x, write it elsewhere: the hardware's limit for the case's own tensor."""
 
     name, compiled, ours, heavy = "copy", False, False, False
+
+    def serves(self, phase: str) -> bool:
+        return True
 
     def why_not(self, case: Case, x: Tensor) -> str | None:
         return "launches, not bytes, limit a latency case" if case.shape.kind == "latency" else None

@@ -75,9 +75,9 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """‖actual − expected‖ / ‖expected‖ in float64; the worst over a repeated batch's blocks."""
     if actual.shape[1:] != expected.shape[1:] or actual.shape[0] % max(expected.shape[0], 1):
         return math.inf
-    blocks = actual.split(expected.shape[0]) if actual.dim() > 1 else (actual,)
-    norm = expected.norm().item()
-    worst = max((block.double() - expected).norm().item() for block in blocks)
+    blocks = torch.split(actual, expected.shape[0]) if actual.dim() > 1 else (actual,)
+    norm = float(expected.norm())
+    worst = max(float((block.double() - expected).norm()) for block in blocks)
     return worst / norm if norm else worst
 
 

@@ -28,6 +28,9 @@ class Implementation(Protocol):
     heavy: bool
     """Far slower than the rest: run where `cases.shows_heavy` says, or when asked for by name."""
 
+    def serves(self, phase: str) -> bool:
+        """Whether the phase means anything to it: EM fits are no normalization."""
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
         """Why it cannot serve ``x`` here; None when it can."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.baselines import compiled, compiler_missing, positions
+from bench.baselines import REG_COVAR, compiled, compiler_missing, positions
 from bench.cases import Case
 from bench.inputs import Inputs
 from bench.layers import Implementation, Layer, trainable
@@ -14,7 +14,6 @@ from mixnorm_cuda.functional import mixture_norm
 from mixnorm_cuda.types import Mixture
 
 EPS = 1e-5
-REG_COVAR = 1e-6
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 """The backends a user can get; the emulation of the CUDA kernels is for tests."""
 
@@ -30,23 +29,24 @@ class MixtureNorm:
         self.name = f"{backend}-compiled" if compile_it else backend
         self.heavy = backend == "reference"
 
+    def serves(self, phase: str) -> bool:
+        return phase != "em" or not self.compiled
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
         reason = dispatch.why_not(self.backend, x, case.num_components, case.num_groups)
         if reason is None and self.compiled:
-            if case.phase == "em":
-                return "EM steps are measured eagerly"
             reason = compiler_missing(x.device.type)
         return reason
 
     def layer(self, case: Case, inputs: Inputs) -> Layer:
         if case.phase == "em":
             return Layer(lambda x: em_steps(positions(x), inputs.mixture, self.backend), ())
-        running = tuple(t.clone() for t in inputs.mixture)
+        mixing_weight, mean, var = (t.clone() for t in inputs.mixture)
         weight, bias = trainable(inputs.weight, inputs.bias)
 
         def forward(x: Tensor) -> Tensor:
             return mixture_norm(
-                x, *running, weight, bias, case.phase != "eval",
+                x, mixing_weight, mean, var, weight, bias, case.phase != "eval",
                 eps=EPS, em_iters=case.em_iters, backend=self.backend,
             )  # fmt: skip
 
@@ -58,8 +58,11 @@ class MixtureModel:
 
     name, compiled, ours, heavy = "gaussian-mixture", False, True, False
 
+    def serves(self, phase: str) -> bool:
+        return phase == "em"
+
     def why_not(self, case: Case, x: Tensor) -> str | None:
-        return None if case.phase == "em" else "it serves the EM cases only"
+        return None
 
     def layer(self, case: Case, inputs: Inputs) -> Layer:
         mixture = inputs.mixture

@@ -54,6 +54,7 @@ def ratio_figure(result: Result) -> Any:
     figure = _dots(
         rows,
         lambda r: r.ratio,
+        _ratio_spread,
         "time of training forward + backward / fastest BatchNorm of the same case",
         f"Mixture normalization next to BatchNorm (fp32, K = 3)\n{_place(result)}",
     )
@@ -71,13 +72,14 @@ def copy_figure(result: Result) -> Any:
     figure = _dots(
         rows,
         lambda r: r.percent_of_copy,
+        _bandwidth_spread,
         "percent of the bandwidth of a copy of the same tensor, counting 8 times its bytes",
         f"How much of the copy bandwidth is used (training forward + backward, fp32, K = 3)\n"
         f"{_place(result)}",
     )
     if figure is not None:
         axes = figure.axes[0]
-        axes.set_xlim(0, max(100.0, axes.get_xlim()[1]))
+        axes.set_xlim(0, min(max(105.0, axes.get_xlim()[1]), 200.0))
         axes.axvline(100, color=COLOURS["bn"], linewidth=1)
     return figure
 
@@ -86,16 +88,16 @@ def scaling_figure(result: Result) -> Any:
     """Nanoseconds per element over K, M and C, on log-log axes; flat is linear cost."""
     base = [r for r in result.rows if r.phase == "train" and r.dtype == "fp32" and r.median]
     base = [r for r in base if r.layout == "contiguous" and r.groups == 1 and r.em_iters == 0]
-    panels = [
+    panels: list[tuple[str, Callable[[Row], int], list[Row]]] = [
         ("components K", lambda r: r.num_components, _k_sweep(base)),
-        ("positions M (C = 128)", lambda r: _positions(r), _series(base, "scaling.N")),
+        ("positions M (C = 128)", _positions, _series(base, "scaling.N")),
         ("channels C (M = 16,384)", lambda r: r.size[1], _series(base, "scaling.C")),
     ]
     if all(len({x(r) for r in rows}) < 2 for _, x, rows in panels):
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure: Any = Figure(figsize=(11, 3.6), layout="constrained")
     all_axes = figure.subplots(1, 3, sharey=True)
     figure.suptitle(f"Cost per element of x, training forward + backward, fp32\n{_place(result)}",
                     x=0.01, ha="left", fontsize=10)  # fmt: skip
@@ -135,7 +137,23 @@ def _base_rows(result: Result) -> list[Row]:
     ]  # fmt: skip
 
 
-def _dots(rows: list[Row], value: Callable[[Row], float | None], label: str, title: str) -> Any:
+def _ratio_spread(row: Row) -> tuple[float, float]:
+    centre = row.relative or math.nan
+    return (row.relative_low or centre) / centre, (row.relative_high or centre) / centre
+
+
+def _bandwidth_spread(row: Row) -> tuple[float, float]:
+    centre = row.median or math.nan
+    return centre / (row.high or centre), centre / (row.low or centre)
+
+
+def _dots(
+    rows: list[Row],
+    value: Callable[[Row], float | None],
+    spread: Callable[[Row], tuple[float, float]],
+    label: str,
+    title: str,
+) -> Any:
     """One line per shape, one dot per implementation and layout, whiskers for the spread."""
     rows = [r for r in rows if value(r) is not None and r.median]
     if not rows:
@@ -145,13 +163,11 @@ def _dots(rows: list[Row], value: Callable[[Row], float | None], label: str, tit
 
     shapes = list(dict.fromkeys(r.shape for r in rows))[::-1]
     names = _names(rows)
-    figure = Figure(figsize=(9, 1.4 + 0.42 * len(shapes)), layout="constrained")
+    figure: Any = Figure(figsize=(9, 1.4 + 0.42 * len(shapes)), layout="constrained")
     axes = figure.subplots()
     for r in rows:
-        centre, median = value(r) or math.nan, r.median or math.nan
-        low, high = (r.low or median) / median, (r.high or median) / median
-        # Bandwidth falls as time grows; either way the whiskers span the spread of the time.
-        ends = sorted((centre * low, centre * high))
+        centre = value(r) or math.nan
+        ends = [centre * factor for factor in spread(r)]
         offset = 0.14 if r.layout == "contiguous" else -0.14
         y = shapes.index(r.shape) + offset
         axes.plot(ends, [y, y], color=_colour(r.implementation), linewidth=1, alpha=0.5)

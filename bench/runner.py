@@ -25,6 +25,9 @@ the machine and of memory placement, and not only the noise within a second."""
 COMPILE_SHARE = 0.4
 """Of the budget, at most, for torch.compile."""
 
+MIN_ROUNDS = 3
+"""Of the first visit, however slow an implementation is; later ones take one at least."""
+
 ROUND_STRIDE = 1000
 """Rounds of visit v are numbered from v · ROUND_STRIDE on."""
 
@@ -124,7 +127,9 @@ class Runner:
             return
         gc.disable()
         try:
-            times = timing.interleave(measurements, self.seconds_per_visit)
+            times = timing.interleave(
+                measurements, self.seconds_per_visit, MIN_ROUNDS if visit == 0 else 1
+            )
         finally:
             gc.enable()
         for entry in self._entries[case]:
@@ -135,6 +140,8 @@ class Runner:
         """Find out which implementations serve the case, and hold ours to the reference."""
         truth: Outcome | None = None
         for implementation in self.implementations:
+            if not implementation.serves(case.phase):
+                continue
             reason = self._why_not(implementation, case, inputs)
             if reason is not None:
                 self._leave_out(case, implementation.name, reason)
@@ -191,8 +198,12 @@ class Runner:
         reason = implementation.why_not(case, inputs.x)
         if reason is not None:
             return reason
-        if implementation.heavy and not (self.heavy_everywhere or shows_heavy(case, self.quick)):
-            return "measured on chosen cases only (--backend reference: on all)"
+        everywhere = self.heavy_everywhere and implementation.ours
+        if implementation.heavy and not (everywhere or shows_heavy(case, self.quick)):
+            hint = " (--backend reference: on all)" if implementation.ours else ""
+            return f"slow, so measured on chosen cases only{hint}"
+        if implementation.compiled and implementation.heavy and self.quick:
+            return "compiled for minutes, so in full runs only"
         if implementation.compiled and self._compile_left < max(self._shortest_compile, 1e-3):
             return "torch.compile's share of the time is spent"
         return None
