@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from mixnorm_cuda.estimation import expand_affine, split_gaussian
 
@@ -21,7 +22,7 @@ def batch_norm_entries(
     old = {
         name: state_dict[prefix + name]
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        if prefix + name in state_dict
+        if prefix + name in state_dict and not is_lazy(state_dict[prefix + name])
     }
     one_per_channel = all(
         old[name].shape == (layer.num_features,) for name in old.keys() - {"num_batches_tracked"}
@@ -60,6 +61,6 @@ def describes_data(entries: dict[str, Any], prefix: str) -> bool:
     if tracked is not None and (tracked.is_meta or bool(tracked > 0)):
         return not tracked.is_meta
     mean, var = entries.get(prefix + "running_mean"), entries.get(prefix + "running_var")
-    if mean is None or var is None:
+    if mean is None or var is None or is_lazy(mean):
         return False
     return not bool((mean == 0).all() & (var == 1).all())
