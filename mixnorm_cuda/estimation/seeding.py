@@ -30,13 +30,13 @@ def seed_mixture(x: Tensor, num_components: int, groups: int, eps: float) -> Mix
 
     Channels are scaled by their standard deviation. Draws come from torch's generator, so a seed
     reproduces them and activation checkpointing replays them; nothing is read on the host.
-    Positions with values that are not finite are left out; the result is finite for every input.
+    Positions with values that are not finite, or so large that a sum of their squares is not, are
+    left out; the result is finite for every input.
     Each component's weight and variance count one more observation at the overall variance, so
     that none starts empty or with no width.
     """
-    points, mean, var = _draw(x, groups)
+    points, valid, mean, var = _draw(x, groups)
     scale = (var + eps).rsqrt()
-    valid = points.isfinite().all(dim=2)
     z = torch.where(valid.unsqueeze(2), (points - mean) * scale, 0)
 
     centres = _plus_plus(z, valid, num_components)
@@ -61,8 +61,8 @@ def seed_mixture(x: Tensor, num_components: int, groups: int, eps: float) -> Mix
     )
 
 
-def _draw(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [G, P, D], and the mean and variance [G, 1, D] of the finite ones."""
+def _draw(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points [G, P, D], which are valid [G, P], and the mean and variance [G, 1, D] of those."""
     flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
     samples, channels, positions = flat.shape
     total = samples * positions
@@ -71,20 +71,24 @@ def _draw(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
         index = torch.randint(total, (MAX_POSITIONS,), device=x.device)
     points = flat[index // positions, :, index % positions].to(statistics_dtype(x.dtype))
     points = points.view(-1, groups, channels // groups).transpose(0, 1)
-    valid = points.isfinite().all(dim=2, keepdim=True)
+    # |p| ≤ limit: the differences p − p' are at most twice that, and P of their squares can be
+    # summed. NaN compares false.
+    limit = 0.5 * (torch.finfo(points.dtype).max / MAX_POSITIONS) ** 0.5
+    valid = (points.abs() <= limit).all(dim=2, keepdim=True)
     size = valid.sum(1, keepdim=True).clamp_min(1)
     mean = torch.where(valid, points, 0).sum(1, keepdim=True) / size
     var = torch.where(valid, (points - mean).square(), 0).sum(1, keepdim=True) / size
-    return points, mean, torch.where(valid.any(1, keepdim=True), var, 1)
+    return points, valid.squeeze(2), mean, torch.where(valid.any(1, keepdim=True), var, 1)
 
 
 def _plus_plus(z: Tensor, valid: Tensor, num_components: int) -> Tensor:
     """k-means++ centres [G, K, D]: each next one drawn with probability ∝ squared distance.
 
     Where no distinct point is left (a constant input), the offsets of `spread` take the rest, for
-    components that start identical would stay identical.
+    components that start identical would stay identical. An even number of them has no zero, where
+    a constant input lies.
     """
-    offsets = spread(num_components, z.shape[2], z.device, z.dtype)
+    offsets = spread(2 * num_components, z.shape[2], z.device, z.dtype)
     centres: list[Tensor] = []
     distance = valid.to(z.dtype)
     for k in range(num_components):
