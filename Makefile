@@ -27,11 +27,12 @@ export MAX_JOBS
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
-RUN := PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIN))/python
+RUN := PATH="$(abspath $(BIN)):$$PATH" python
 NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test check bench gpu clean help
+CHECKS := check-lint check-format check-types check-layers check-spills
+.PHONY: demo test check $(CHECKS) bench gpu clean help
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
@@ -44,12 +45,24 @@ test: $(VENV)/.dev $(VENV)/.native
 bench: $(VENV)/.demo $(VENV)/.native
 	$(RUN) -m bench $(ARGS)
 
-check: $(VENV)/.dev $(VENV)/.native
+check: $(CHECKS)
+$(CHECKS): $(VENV)/.dev
+check-layers: $(VENV)/.native
+
+check-lint:
 	$(RUN) -m ruff check .
+
+check-format:
 	$(RUN) -m ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+
+check-types:
 	$(RUN) -m mypy
+
+check-layers:
 	$(RUN) -m pytest -q tests/test_layering.py
+
+check-spills:
 	$(RUN) tools/check_spills.py
 
 gpu:
