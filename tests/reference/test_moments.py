@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mixnorm_cuda import dispatch
 from mixnorm_cuda.functional import mixture_normalize
 from mixnorm_cuda.reference import em_step
 from mixnorm_cuda.types import BatchMoments
-from mixnorm_cuda import dispatch
 from tests.oracle import oracle
 from tests.support import EPS, Target, assert_close, problem
 
