@@ -33,12 +33,16 @@ def batch_norm_entries(
     mean, var = old.get("running_mean"), old.get("running_var")
     expand = layer.component_affine and layer.weight is not None
     if mean is not None and var is not None and layer.running_mean is not None:
-        mean, var = mean.to(layer.running_mean), var.to(layer.running_mean)
+        dtype = layer.running_mean.dtype
+        mean, var = mean.to(dtype), var.to(dtype)
         mixture = split_gaussian(mean, var, layer.num_components, layer.groups)
         new["running_weight"], new["running_mean"], new["running_var"] = mixture
         if "num_batches_tracked" not in old and layer.num_batches_tracked is not None:
             # BatchNorm before its version 2 had no counter.
-            new["num_batches_tracked"] = layer.num_batches_tracked
+            tracked = layer.num_batches_tracked
+            new["num_batches_tracked"] = mean.new_zeros((), dtype=tracked.dtype)
+            if not tracked.is_meta:
+                new["num_batches_tracked"] = tracked
         if expand:
             new["weight"], new["bias"] = expand_affine(
                 old.get("weight", mean.new_ones(mean.shape)).to(mean),
