@@ -7,6 +7,24 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
       "moments(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, float eps)"
       " -> (Tensor mass, Tensor mean, Tensor var)");
   m.def(
+      "forward(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, Tensor? weight,"
+      " Tensor? bias, float eps, int em_iters, bool mixing_scale)"
+      " -> (Tensor y, Tensor mass, Tensor batch_mean, Tensor batch_var, Tensor responsibilities,"
+      " Tensor final_mixing_weight, Tensor final_mean, Tensor final_var)");
+  m.def(
+      "backward(Tensor dy, Tensor x, Tensor responsibilities, Tensor mass, Tensor batch_mean,"
+      " Tensor batch_var, Tensor mixing_weight, Tensor mean, Tensor var, Tensor? weight,"
+      " Tensor? bias, float eps, bool mixing_scale, bool responsibility_grad, bool mixture_grad)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dmixing_weight, Tensor dmean,"
+      " Tensor dvar)");
+  m.def(
+      "evaluate(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, Tensor? weight,"
+      " Tensor? bias, float eps, bool mixing_scale) -> Tensor");
+  m.def(
+      "evaluate_backward(Tensor dy, Tensor x, Tensor mixing_weight, Tensor mean, Tensor var,"
+      " Tensor? weight, Tensor? bias, float eps, bool mixing_scale, bool responsibility_grad)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias)");
+  m.def(
       "cuda_device_info(int device) -> (int multiprocessors, int shared_memory_per_block,"
       " int l2_bytes, int binary_version, int ptx_version)");
 }

@@ -4,18 +4,9 @@
 #include <cstdint>
 
 #include "cpu/executor.h"
+#include "cpu/tensor.h"
 
 namespace mixnorm::cpu {
-
-enum class Scalar { kFloat, kDouble, kHalf, kBFloat16 };
-
-// x[n, c, l] is at data + n * stride_n + c * stride_c + l * stride_l, counted in elements.
-struct Input {
-  const void* data;
-  Scalar scalar;
-  int64_t batch, channels, length;
-  int64_t stride_n, stride_c, stride_l;
-};
 
 // Contiguous statistics of the accumulation type T: double for double input, float otherwise.
 template <class T>
@@ -31,7 +22,7 @@ struct MomentsArguments {
 };
 
 // The result does not depend on the number of threads: positions are cut into chunks by the shape
-// alone, and the chunks' centred moments are merged in order.
+// alone, and the chunks' sums are added in order.
 template <class T>
 void moments(const Input& x, const MomentsArguments<T>& arguments, Executor executor);
 

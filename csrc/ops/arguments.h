@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "ops/check.h"
 
@@ -51,6 +52,31 @@ inline void check_mixture(const char* op, const Tensor& x, const Tensor& mixing_
   check_statistic(op, "mixing_weight", mixing_weight, x, groups, components, "[G, K]");
   check_statistic(op, "mean", mean, x, components, channels, "[K, C]");
   check_statistic(op, "var", var, x, components, channels, "[K, C]");
+}
+
+// weight and bias, [K, C] like the means; any floating dtype, as a half-precision layer has them.
+inline void check_affine(const char* op, const Tensor& x, const Tensor& mean,
+                         const std::optional<Tensor>& weight, const std::optional<Tensor>& bias) {
+  const auto check = [&](const char* name, const std::optional<Tensor>& parameter) {
+    if (!parameter) return;
+    MIXNORM_CHECK(parameter->dim() == 2 && parameter->size(0) == mean.size(0) &&
+                      parameter->size(1) == mean.size(1),
+                  op, ": ", name, " has shape ", shape_of(*parameter), ", expected [K, C] = [",
+                  mean.size(0), ", ", mean.size(1), "]");
+    MIXNORM_CHECK(parameter->device() == x.device(), op, ": ", name, " is not on the device of x");
+  };
+  check("weight", weight);
+  check("bias", bias);
+}
+
+// The gradient of an output that has the shape and dtype of x.
+inline void check_gradient(const char* op, const Tensor& dy, const Tensor& x) {
+  bool same = dy.dim() == x.dim();
+  for (int64_t d = 0; same && d < x.dim(); ++d) same = dy.size(d) == x.size(d);
+  MIXNORM_CHECK(same, op, ": dy has shape ", shape_of(dy), ", expected that of x, ", shape_of(x));
+  MIXNORM_CHECK(dy.scalar_type() == x.scalar_type(), op, ": dy has dtype ", dy.scalar_type(),
+                ", expected that of x, ", x.scalar_type());
+  MIXNORM_CHECK(dy.device() == x.device(), op, ": dy is not on the device of x");
 }
 
 inline void check_eps(const char* op, double eps) {

@@ -3,7 +3,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include "cpu/moments.h"
+#include <optional>
+
+#include "cpu/executor.h"
+#include "cpu/tensor.h"
 #include "ops/arguments.h"
 
 namespace mixnorm::ops {
@@ -26,31 +29,123 @@ inline cpu::Scalar scalar_of(const Tensor& x) {
   }
 }
 
-// Whether all spatial dimensions are one dimension with one stride: true of contiguous tensors, of
-// channels-last ones and of slices of both over N and C.
-inline bool has_flat_positions(const Tensor& x) {
-  int64_t inner = x.dim();  // the innermost spatial dimension of more than one position
+// Whether x is densely packed with the channels innermost, [N, *S, C] in memory.
+inline bool is_channels_last(const Tensor& x) {
+  int64_t expected = 1;
+  const auto packed = [&](int64_t d) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+    return true;
+  };
+  if (!packed(1)) return false;
   for (int64_t d = x.dim() - 1; d >= 2; --d) {
-    if (x.size(d) == 1) continue;
-    if (inner < x.dim() && x.stride(d) != x.stride(inner) * x.size(inner)) return false;
-    inner = d;
+    if (!packed(d)) return false;
   }
-  return true;
+  return packed(0);
 }
 
-inline Tensor with_flat_positions(const Tensor& x) {
-  return has_flat_positions(x) ? x : torch::stable::contiguous(x);
+// x itself where it is contiguous or channels-last, else a contiguous copy.
+inline Tensor dense(const Tensor& x) {
+  return x.is_contiguous() || is_channels_last(x) ? x : torch::stable::contiguous(x);
 }
 
-// x must have flat positions and outlive the result.
+// dy in the memory format of x, which is dense.
+inline Tensor in_format_of(const Tensor& x, const Tensor& dy) {
+  const bool same = x.is_contiguous() ? dy.is_contiguous() : is_channels_last(dy);
+  if (same) return dy;
+  Tensor copy = torch::stable::empty_like(x);
+  torch::stable::copy_(copy, dy);
+  return copy;
+}
+
+struct Geometry {
+  int64_t batch, channels, length, stride_n, stride_c, stride_l;
+};
+
+inline Geometry geometry_of(const Tensor& x) {
+  Geometry g{x.size(0), x.size(1), 1, x.stride(0), x.stride(1), 1};
+  for (int64_t d = x.dim() - 1; d >= 2; --d) {
+    if (g.length == 1) g.stride_l = x.stride(d);
+    g.length *= x.size(d);
+  }
+  return g;
+}
+
+// x must be dense and outlive the result.
 inline cpu::Input input_of(const Tensor& x) {
-  cpu::Input input{x.const_data_ptr(), scalar_of(x), x.size(0), x.size(1), 1,
-                   x.stride(0),        x.stride(1),  1};
-  for (int64_t d = x.dim() - 1; d >= 2; --d) {
-    if (input.length == 1) input.stride_l = x.stride(d);
-    input.length *= x.size(d);
+  const Geometry g = geometry_of(x);
+  return {x.const_data_ptr(), scalar_of(x), g.batch,    g.channels,
+          g.length,           g.stride_n,   g.stride_c, g.stride_l};
+}
+
+inline cpu::Output output_of(const Tensor& y) {
+  const Geometry g = geometry_of(y);
+  return {y.mutable_data_ptr(), g.stride_n, g.stride_c, g.stride_l};
+}
+
+// The parameters of one call in the accumulation type, kept alive beside the pointers to them.
+struct Parameters {
+  Tensor mixing_weight, mean, var;
+  std::optional<Tensor> weight, bias;
+
+  Parameters(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
+             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias)
+      : mixing_weight(torch::stable::contiguous(mixing_weight)),
+        mean(torch::stable::contiguous(mean)),
+        var(torch::stable::contiguous(var)),
+        weight(rows(weight, mean)),
+        bias(rows(bias, mean)) {}
+
+  int64_t components() const { return mean.size(0); }
+  int64_t groups() const { return mixing_weight.size(0); }
+
+  template <class T>
+  cpu::Mixture<const T> mixture() const {
+    return {mixing_weight.const_data_ptr<T>(), mean.const_data_ptr<T>(), var.const_data_ptr<T>()};
   }
-  return input;
+  template <class T>
+  cpu::Affine<T> affine() const {
+    return {weight ? weight->const_data_ptr<T>() : nullptr, weight ? weight->stride(0) : 0,
+            bias ? bias->const_data_ptr<T>() : nullptr, bias ? bias->stride(0) : 0};
+  }
+
+ private:
+  // Any stride between components, none between channels.
+  static std::optional<Tensor> rows(const std::optional<Tensor>& parameter, const Tensor& like) {
+    if (!parameter) return parameter;
+    Tensor result = *parameter;
+    if (result.scalar_type() != like.scalar_type()) {
+      result = torch::stable::to(result, like.scalar_type());
+    }
+    return result.size(1) == 1 || result.stride(1) == 1 ? result
+                                                        : torch::stable::contiguous(result);
+  }
+};
+
+template <class T>
+cpu::Mixture<T> mixture_of(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var) {
+  return {mixing_weight.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(),
+          var.mutable_data_ptr<T>()};
+}
+
+template <class T>
+cpu::BatchMoments<T> moments_of(const Tensor& mass, const Tensor& mean, const Tensor& var) {
+  return {mass.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
+}
+
+// An uninitialised tensor of the same shape, contiguous, and the same dtype.
+inline Tensor like(const Tensor& tensor) {
+  return torch::stable::new_empty(tensor, tensor.sizes());
+}
+
+// f(T{}) with the accumulation type of x.
+template <class F>
+void with_accumulation_type(const Tensor& x, F&& f) {
+  if (accumulation_type(x) == ScalarType::Double) {
+    f(double{});
+  } else {
+    f(float{});
+  }
 }
 
 }  // namespace mixnorm::ops

@@ -1,25 +1,21 @@
 """The native CPU backend: C++ operators behind the interface that dispatch asks for."""
 
-from typing import NoReturn
-
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
 from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
 
-_NOT_FUSED = (
-    "the fused CPU operators are not part of this build: it has only the moments operator; "
-    "use backend='auto' or 'reference', or upgrade mixnorm_cuda once a release lists them"
-)
+MAX_COMPONENTS = 16
+"""What the kernels' registers are laid out for (kMaxComponents in csrc/device/constants.h)."""
 
 
 class NativeCpuBackend:
-    """C++ operators on the CPU. Today one of them: `moments`."""
+    """Vectorised, multi-threaded C++ kernels on the CPU, any layout and number of dimensions."""
 
     name = "cpu"
 
     def missing(self) -> str | None:
-        return loader.missing("cpu") or _NOT_FUSED
+        return loader.missing("cpu")
 
     def refuses(
         self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
@@ -28,6 +24,8 @@ class NativeCpuBackend:
             return f"x is on {x.device}, the CPU operators need a CPU tensor"
         if responsibilities_given:
             return "the CPU operators compute the responsibilities, here they are given"
+        if num_components > MAX_COMPONENTS:
+            return f"num_components={num_components}, the CPU operators take up to {MAX_COMPONENTS}"
         return None
 
     def forward(
@@ -42,7 +40,9 @@ class NativeCpuBackend:
         em_iters: int,
         mixing_scale: bool,
     ) -> Forward:
-        self._unavailable()
+        return ops.forward(
+            x, mixture, weight, bias, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale
+        )
 
     def backward(
         self,
@@ -60,7 +60,19 @@ class NativeCpuBackend:
         given: bool,
         mixture_grad: bool,
     ) -> Gradients:
-        self._unavailable()
+        return ops.backward(
+            dy,
+            x,
+            nu,
+            moments,
+            mixture,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            responsibility_grad=responsibility_grad,
+            mixture_grad=mixture_grad,
+        )
 
     def evaluate(
         self,
@@ -73,7 +85,7 @@ class NativeCpuBackend:
         eps: float,
         mixing_scale: bool,
     ) -> Tensor:
-        self._unavailable()
+        return ops.evaluate(x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale)
 
     def evaluate_backward(
         self,
@@ -88,10 +100,16 @@ class NativeCpuBackend:
         mixing_scale: bool,
         responsibility_grad: bool,
     ) -> Gradients:
-        self._unavailable()
+        return ops.evaluate_backward(
+            dy,
+            x,
+            mixture,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            responsibility_grad=responsibility_grad,
+        )
 
     def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
         return ops.moments(x, mixture, eps=eps)
-
-    def _unavailable(self) -> NoReturn:
-        raise RuntimeError(self.missing())

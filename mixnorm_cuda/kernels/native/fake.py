@@ -6,14 +6,107 @@ from torch import Tensor
 
 def register() -> None:
     """Attach the fake implementations to the operators; the CPU library must be loaded."""
-    torch.library.register_fake("mixnorm::moments", moments)
+    for operator in (moments, forward, backward, evaluate, evaluate_backward):
+        torch.library.register_fake(f"mixnorm::{operator.__name__}", operator)
 
 
 def moments(
     x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    return _like(mixing_weight), _like(mean), _like(var)
+
+
+def forward(
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    em_iters: int,
+    mixing_scale: bool,
+) -> tuple[Tensor, ...]:
+    groups, components = mixing_weight.shape
+    positions = x.numel() // x.shape[1]
+    kept = (components, positions) if components > 1 and groups == 1 else (0,)
     return (
-        mixing_weight.new_empty(mixing_weight.shape),
-        mean.new_empty(mean.shape),
-        var.new_empty(var.shape),
+        _output(x),
+        _like(mixing_weight),
+        _like(mean),
+        _like(var),
+        mean.new_empty(kept),
+        _like(mixing_weight),
+        _like(mean),
+        _like(var),
     )
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    responsibilities: Tensor,
+    mass: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+    mixture_grad: bool,
+) -> tuple[Tensor, ...]:
+    mixture = (mixing_weight, mean, var)
+    dmixture = (_like(t) if mixture_grad else t.new_empty(0) for t in mixture)
+    return _output(x), _like(mean), _like(mean), *dmixture
+
+
+def evaluate(
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+) -> Tensor:
+    return _output(x)
+
+
+def evaluate_backward(
+    dy: Tensor,
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _output(x), _like(mean), _like(mean)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _output(x: Tensor) -> Tensor:
+    """In the memory format of a dense ``x``, contiguous for any other."""
+    if x.is_contiguous() or _is_channels_last(x):
+        return torch.empty_like(x)
+    return x.new_empty(x.shape)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    expected = 1
+    for d in (1, *range(x.dim() - 1, 1, -1), 0):
+        if x.shape[d] != 1 and x.stride(d) != expected:
+            return False
+        expected *= x.shape[d]
+    return True

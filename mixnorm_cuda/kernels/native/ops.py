@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader
-from mixnorm_cuda.types import BatchMoments, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
 
 
 class CudaDeviceInfo(NamedTuple):
@@ -34,6 +34,120 @@ def moments(x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
     """
     loader.require("cpu")
     return BatchMoments(*torch.ops.mixnorm.moments(x, *mixture, eps))
+
+
+def forward(
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    em_iters: int,
+    mixing_scale: bool,
+) -> Forward:
+    """Training forward of ``x`` [N, C, *S]: EM steps, responsibilities, moments, output.
+
+    y = Σ_k ν_k [γ_k (x − m_k) (q_k + ε)^(−½) λ̃_k^(−½) + β_k] with ν, m, q under θ after
+    ``em_iters`` EM steps; ``weight`` γ and ``bias`` β are None or [K, C]. y has the memory format
+    of a contiguous or channels-last ``x`` and is contiguous otherwise. ``responsibilities`` is
+    [K, N · ∏S] for one group of several components, else empty: `backward` computes ν again.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, ``eps`` is not positive or ``em_iters``
+            is negative.
+    """
+    loader.require("cpu")
+    y, mass, batch_mean, batch_var, responsibilities, *final = torch.ops.mixnorm.forward(
+        x, *mixture, weight, bias, eps, em_iters, mixing_scale
+    )
+    return Forward(y, BatchMoments(mass, batch_mean, batch_var), Mixture(*final), responsibilities)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    responsibilities: Tensor,
+    moments: BatchMoments,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+    mixture_grad: bool,
+) -> Gradients:
+    """Gradients of `forward`, whose moments, final mixture and responsibilities are passed back.
+
+    Two sweeps over (x, dy): the sums Σ ν dy and Σ ν dy (x − m), then dx. ``weight`` and ``bias``
+    of the result are per component, [K, C]; ``mixture`` is None unless ``mixture_grad``.
+    ``responsibility_grad=False`` treats ν as a constant.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    dx, dweight, dbias, *dmixture = torch.ops.mixnorm.backward(
+        dy,
+        x,
+        responsibilities,
+        *moments,
+        *mixture,
+        weight,
+        bias,
+        eps,
+        mixing_scale,
+        responsibility_grad,
+        mixture_grad,
+    )
+    return Gradients(dx, dweight, dbias, mixture=Mixture(*dmixture) if mixture_grad else None)
+
+
+def evaluate(
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+) -> Tensor:
+    """Eval output of ``x`` [N, C, *S]: the mixture's own mean and variance stand for m and q.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    return cast(Tensor, torch.ops.mixnorm.evaluate(x, *mixture, weight, bias, eps, mixing_scale))
+
+
+def evaluate_backward(
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> Gradients:
+    """Gradients of `evaluate` for x, and for weight and bias per component, in one sweep.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    return Gradients(
+        *torch.ops.mixnorm.evaluate_backward(
+            dy, x, *mixture, weight, bias, eps, mixing_scale, responsibility_grad
+        )
+    )
 
 
 def cuda_device_info(device: int = 0) -> CudaDeviceInfo:

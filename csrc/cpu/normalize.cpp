@@ -1,0 +1,70 @@
+#include "cpu/normalize.h"
+
+#include "device/normalize.h"
+
+namespace mixnorm::cpu {
+
+template <class T>
+Normalization<T>::Normalization(const Plan& plan, const std::vector<T>& shift,
+                                const std::vector<double>& mean, const std::vector<double>& var,
+                                const std::vector<double>& mixing_weight, const Affine<T>& affine,
+                                double eps, bool mixing_scale)
+    : coefficients(plan, normalize_coefficients(int(plan.components))) {
+  for (int64_t c = 0; c < plan.channels; ++c) {
+    const double* weights = &mixing_weight[c / plan.group_channels * plan.components];
+    // A single component's own mean leaves nothing to subtract afterwards.
+    const T origin = plan.components == 1 ? T(double(shift[c]) + mean[c]) : shift[c];
+    coefficients.at(c, 0) = origin;
+    for (int64_t k = 0; k < plan.components; ++k) {
+      const int64_t kc = k * plan.channels + c;
+      coefficients.at(c, 3 * k + 1) = T(mean[kc] + (double(shift[c]) - double(origin)));
+      coefficients.at(c, 3 * k + 2) =
+          T(weight_at(affine, k, c) * device::inverse_deviation(var[kc], eps) *
+            device::mixing_scale(weights[k], mixing_scale));
+      coefficients.at(c, 3 * k + 3) = T(bias_at(affine, k, c));
+    }
+  }
+}
+
+template <class T>
+void normalize(const Plan& plan, Executor executor, const Input& x, const Posterior<T>* posterior,
+               const T* stored, const Normalization<T>& normalization, const Output& y) {
+  const TileKernels<T>& kernels = kernels_for<T>(plan);
+  const int components = int(plan.components);
+  struct State {
+    TileReader<T> x;
+    TileWriter<T> y;
+    TileWeights<T> nu;
+  };
+  for_tiles(
+      plan, executor, [&] { return State{{plan, x}, {plan, y, x.scalar}, TileWeights<T>(plan)}; },
+      [&](State& state, int64_t, int64_t index) {
+        const TileRef ref = plan.tile(index);
+        const Tile<const T> x_tile = state.x.read(ref);
+        const Tile<T> y_tile = state.y.target(ref);
+        const TileShape shape = group_shape(plan, ref);
+        for (int64_t g = 0; g < plan.groups; ++g) {
+          const Tile<const T> xg = group_of(plan, x_tile, g);
+          Weights<const T> nu = constant(state.nu.get());
+          if (components > 1 && stored) {
+            nu = stored_weights(plan, stored, ref);
+          } else if (components > 1) {
+            kernels.responsibilities(shape, xg, posterior->coefficients.group(g),
+                                     posterior->constant(g), state.nu.get(), components, 0);
+          }
+          kernels.normalize(shape, xg, normalization.coefficients.group(g), nu,
+                            group_of(plan, y_tile, g), components, state.x.ahead(index));
+        }
+        state.y.finish(ref);
+      });
+}
+
+#define MIXNORM_INSTANTIATE(T)                                                                \
+  template struct Normalization<T>;                                                           \
+  template void normalize(const Plan&, Executor, const Input&, const Posterior<T>*, const T*, \
+                          const Normalization<T>&, const Output&);
+MIXNORM_INSTANTIATE(float)
+MIXNORM_INSTANTIATE(double)
+#undef MIXNORM_INSTANTIATE
+
+}  // namespace mixnorm::cpu

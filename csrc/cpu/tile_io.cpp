@@ -1,0 +1,143 @@
+#include "cpu/tile_io.h"
+
+#include "cpu/scalar.h"
+
+namespace mixnorm::cpu {
+namespace {
+
+int64_t buffer_size(const Plan& plan) {
+  return plan.staging == Plan::Staging::kNone ? 0 : plan.channels * plan.max_tile_positions;
+}
+
+template <class T>
+Tile<T> in_place(const Plan& plan, T* data, Strides strides) {
+  return {data, plan.lanes == Lanes::kPositions ? strides.c : strides.l, strides.n};
+}
+
+template <class T>
+Tile<T> in_buffer(const Plan& plan, T* buffer, const TileRef& ref) {
+  return {buffer, plan.lanes == Lanes::kPositions ? ref.positions() : plan.channels, 0};
+}
+
+// f(offset in the tensor, offset in the buffer, rows, length, rows' strides) for each block of
+// contiguous rows of a tile.
+template <class F>
+void for_row_blocks(const Plan& plan, const TileRef& ref, Strides strides, F&& f) {
+  if (plan.lanes == Lanes::kChannels) {
+    f(int64_t{0}, int64_t{0}, ref.length, plan.channels, strides.l, plan.channels);
+    return;
+  }
+  for (int64_t s = 0; s < ref.segments; ++s) {
+    f(s * strides.n, s * ref.length, plan.channels, ref.length, strides.c, ref.positions());
+  }
+}
+
+// f(offset in the tensor, offset in the rows-of-positions buffer), the tensor's nearer stride
+// inside.
+template <class F>
+void for_elements(const Plan& plan, const TileRef& ref, Strides strides, F&& f) {
+  const int64_t row = ref.positions();
+  for (int64_t s = 0; s < ref.segments; ++s) {
+    const int64_t from = s * strides.n, to = s * ref.length;
+    if (strides.c < strides.l) {
+      for (int64_t l = 0; l < ref.length; ++l) {
+        for (int64_t c = 0; c < plan.channels; ++c) {
+          f(from + l * strides.l + c * strides.c, to + c * row + l);
+        }
+      }
+    } else {
+      for (int64_t c = 0; c < plan.channels; ++c) {
+        for (int64_t l = 0; l < ref.length; ++l) {
+          f(from + l * strides.l + c * strides.c, to + c * row + l);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+TileReader<T>::TileReader(const Plan& plan, const Input& input)
+    : plan_(plan),
+      input_(input),
+      strides_(plan.flattened(strides_of(input))),
+      buffer_(buffer_size(plan)) {}
+
+template <class T>
+Tile<const T> TileReader<T>::read(const TileRef& ref) {
+  const int64_t offset = Plan::offset(ref, strides_);
+  if (plan_.staging == Plan::Staging::kNone) {
+    return in_place(plan_, static_cast<const T*>(input_.data) + offset, strides_);
+  }
+  T* buffer = buffer_.data();
+  StoredTypes<T>::visit(input_.scalar, [&](auto stored) {
+    using Stored = decltype(stored);
+    const Stored* data = static_cast<const Stored*>(input_.data) + offset;
+    if (plan_.staging == Plan::Staging::kGather) {
+      for_elements(plan_, ref, strides_,
+                   [&](int64_t from, int64_t to) { buffer[to] = widen(data[from]); });
+    } else if constexpr (sizeof(Stored) == 2) {
+      const StagingKernels& staging = instruction_set().staging;
+      const auto rows =
+          input_.scalar == Scalar::kHalf ? staging.widen_float16 : staging.widen_bfloat16;
+      for_row_blocks(plan_, ref, strides_,
+                     [&](int64_t from, int64_t to, int64_t count, int64_t length, int64_t from_row,
+                         int64_t to_row) {
+                       rows(&data[from].bits, from_row, buffer + to, to_row, count, length);
+                     });
+    }
+  });
+  return in_buffer<const T>(plan_, buffer, ref);
+}
+
+template <class T>
+int64_t TileReader<T>::ahead(int64_t index) const {
+  if (plan_.staging != Plan::Staging::kNone || index + 1 >= plan_.tiles) return 0;
+  return Plan::offset(plan_.tile(index + 1), strides_) - Plan::offset(plan_.tile(index), strides_);
+}
+
+template <class T>
+TileWriter<T>::TileWriter(const Plan& plan, const Output& output, Scalar scalar)
+    : plan_(plan),
+      output_(output),
+      scalar_(scalar),
+      strides_(plan.flattened(strides_of(output))),
+      buffer_(buffer_size(plan)) {}
+
+template <class T>
+Tile<T> TileWriter<T>::target(const TileRef& ref) {
+  if (plan_.staging == Plan::Staging::kNone) {
+    return in_place(plan_, static_cast<T*>(output_.data) + Plan::offset(ref, strides_), strides_);
+  }
+  return in_buffer(plan_, buffer_.data(), ref);
+}
+
+template <class T>
+void TileWriter<T>::finish(const TileRef& ref) {
+  if (plan_.staging == Plan::Staging::kNone) return;
+  const T* buffer = buffer_.data();
+  StoredTypes<T>::visit(scalar_, [&](auto stored) {
+    using Stored = decltype(stored);
+    Stored* data = static_cast<Stored*>(output_.data) + Plan::offset(ref, strides_);
+    if (plan_.staging == Plan::Staging::kGather) {
+      for_elements(plan_, ref, strides_,
+                   [&](int64_t to, int64_t from) { narrow(buffer[from], data[to]); });
+    } else if constexpr (sizeof(Stored) == 2) {
+      const StagingKernels& staging = instruction_set().staging;
+      const auto rows = scalar_ == Scalar::kHalf ? staging.narrow_float16 : staging.narrow_bfloat16;
+      for_row_blocks(plan_, ref, strides_,
+                     [&](int64_t to, int64_t from, int64_t count, int64_t length, int64_t to_row,
+                         int64_t from_row) {
+                       rows(buffer + from, from_row, &data[to].bits, to_row, count, length);
+                     });
+    }
+  });
+}
+
+template class TileReader<float>;
+template class TileReader<double>;
+template class TileWriter<float>;
+template class TileWriter<double>;
+
+}  // namespace mixnorm::cpu

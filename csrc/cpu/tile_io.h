@@ -1,0 +1,58 @@
+// From a tensor to tiles of the accumulation type and back: in place where strides and type allow,
+// else through a buffer of one tile. One reader or writer serves one thread.
+#pragma once
+
+#include <vector>
+
+#include "cpu/plan.h"
+#include "cpu/tile.h"
+
+namespace mixnorm::cpu {
+
+template <class T>
+class TileReader {
+ public:
+  TileReader(const Plan& plan, const Input& input);
+
+  Tile<const T> read(const TileRef& ref);
+
+  // Elements from the tile at `index` to the next one, for prefetching; 0 if there is none.
+  int64_t ahead(int64_t index) const;
+
+ private:
+  const Plan& plan_;
+  Input input_;
+  Strides strides_;
+  std::vector<T> buffer_;
+};
+
+template <class T>
+class TileWriter {
+ public:
+  TileWriter(const Plan& plan, const Output& output, Scalar scalar);
+
+  // Where to compute the tile; finish() brings it to the tensor.
+  Tile<T> target(const TileRef& ref);
+  void finish(const TileRef& ref);
+
+ private:
+  const Plan& plan_;
+  Output output_;
+  Scalar scalar_;
+  Strides strides_;
+  std::vector<T> buffer_;
+};
+
+// Group g of a tile.
+template <class T>
+Tile<T> group_of(const Plan& plan, Tile<T> tile, int64_t g) {
+  tile.data += g * plan.group_channels * (plan.lanes == Lanes::kPositions ? tile.row : 1);
+  return tile;
+}
+
+inline TileShape group_shape(const Plan& plan, const TileRef& ref) {
+  if (plan.staging != Plan::Staging::kNone) return {plan.group_channels, 1, ref.positions()};
+  return {plan.group_channels, ref.segments, ref.length};
+}
+
+}  // namespace mixnorm::cpu

@@ -1,0 +1,82 @@
+#include "cpu/backward.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "cpu/forward.h"
+#include "ops/arguments.h"
+#include "ops/cpu/tensors.h"
+
+namespace mixnorm::ops {
+namespace {
+
+void check_responsibilities(const Tensor& responsibilities, const Tensor& x, int64_t components,
+                            int64_t groups) {
+  int64_t positions = x.size(0);
+  for (int64_t d = 2; d < x.dim(); ++d) positions *= x.size(d);
+  const int64_t expected =
+      cpu::keeps_responsibilities(components, groups) ? components * positions : 0;
+  MIXNORM_CHECK(responsibilities.numel() == expected && responsibilities.is_contiguous() &&
+                    responsibilities.scalar_type() == accumulation_type(x),
+                "backward: responsibilities has shape ", shape_of(responsibilities), " and dtype ",
+                responsibilities.scalar_type(), ", expected what forward returned: ", expected,
+                " elements of ", accumulation_type(x));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+    const Tensor& dy, const Tensor& x, const Tensor& responsibilities, const Tensor& mass,
+    const Tensor& batch_mean, const Tensor& batch_var, const Tensor& mixing_weight,
+    const Tensor& mean, const Tensor& var, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, double eps, bool mixing_scale, bool responsibility_grad,
+    bool mixture_grad) {
+  check_input("backward", x);
+  check_gradient("backward", dy, x);
+  check_mixture("backward", x, mixing_weight, mean, var);
+  check_statistic("backward", "mass", mass, x, mixing_weight.size(0), mixing_weight.size(1),
+                  "[G, K]");
+  check_statistic("backward", "batch_mean", batch_mean, x, mean.size(0), mean.size(1), "[K, C]");
+  check_statistic("backward", "batch_var", batch_var, x, mean.size(0), mean.size(1), "[K, C]");
+  check_affine("backward", x, mean, weight, bias);
+  check_eps("backward", eps);
+
+  const Tensor input = dense(x);
+  const Tensor gradient = in_format_of(input, dy);
+  const Parameters parameters(mixing_weight, mean, var, weight, bias);
+  const Parameters moments(mass, batch_mean, batch_var, std::nullopt, std::nullopt);
+  const int64_t components = parameters.components(), groups = parameters.groups();
+  check_responsibilities(responsibilities, x, components, groups);
+  const Tensor dx = torch::stable::empty_like(input);
+  const Tensor dweight = like(mean), dbias = like(mean);
+  const auto wanted = [&](const Tensor& tensor) {
+    return mixture_grad ? like(tensor) : torch::stable::new_empty(tensor, {0});
+  };
+  const Tensor dmixing_weight = wanted(mixing_weight), dmean = wanted(mean), dvar = wanted(var);
+  with_accumulation_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const cpu::Mixture<const T> statistics = moments.mixture<T>();
+    const cpu::BackwardArguments<T> arguments{
+        components,
+        groups,
+        responsibilities.const_data_ptr<T>(),
+        {statistics.mixing_weight, statistics.mean, statistics.var},
+        parameters.mixture<T>(),
+        parameters.affine<T>(),
+        eps,
+        mixing_scale,
+        responsibility_grad,
+        output_of(dx),
+        dweight.mutable_data_ptr<T>(),
+        dbias.mutable_data_ptr<T>(),
+        mixture_grad ? mixture_of<T>(dmixing_weight, dmean, dvar) : cpu::Mixture<T>{}};
+    cpu::backward(input_of(gradient), input_of(input), arguments, run_on_torch_threads);
+  });
+  return {dx, dweight, dbias, dmixing_weight, dmean, dvar};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mixnorm, CPU, m) { m.impl("backward", TORCH_BOX(&backward)); }
+
+}  // namespace mixnorm::ops
