@@ -17,25 +17,17 @@ class MixtureNormFunction(torch.autograd.Function):
     """Training: statistics of the batch, differentiated.
 
     Inputs: x, θ (three tensors), weight and bias (None, [C] or [K, C]), given responsibilities
-    (None or [N, G, K, L]) and the options. Outputs: y, the moments (three), θ after the EM steps
+    (None or [N, G, K, L]), eps, em_iters, mixing_scale, responsibility_grad and the backend's
+    name. Outputs: y, the moments (three), θ after the EM steps
     (three) and the backend's responsibilities; only y carries a gradient.
     """
 
+    # Named parameters would cost a small input as much as its kernels: `apply` binds them through
+    # inspect.signature in every call.
     @staticmethod
-    def forward(
-        x: Tensor,
-        mixing_weight: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        given: Tensor | None,
-        eps: float,
-        em_iters: int,
-        mixing_scale: bool,
-        responsibility_grad: bool,
-        backend: str,
-    ) -> tuple[Tensor, ...]:
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
+        eps, em_iters, mixing_scale, _, backend = inputs[7:]
         result = BACKENDS[backend].forward(
             x,
             Mixture(mixing_weight, mean, var),
@@ -101,23 +93,14 @@ class MixtureNormFunction(torch.autograd.Function):
 
 
 class EvaluateFunction(torch.autograd.Function):
-    """Eval: m, q and λ are constants. Inputs as `MixtureNormFunction`, output y."""
+    """Eval: m, q and λ are constants. Inputs as `MixtureNormFunction` less em_iters, output y."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        mixing_weight: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        given: Tensor | None,
-        eps: float,
-        mixing_scale: bool,
-        responsibility_grad: bool,
-        backend: str,
-    ) -> Tensor:
-        return BACKENDS[backend].evaluate(
+    def forward(*inputs: Any) -> Tensor:
+        x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
+        eps, mixing_scale, _, backend = inputs[7:]
+        evaluate = BACKENDS[backend].evaluate
+        return evaluate(
             x,
             Mixture(mixing_weight, mean, var),
             per_component(weight, mean),
