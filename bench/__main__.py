@@ -64,6 +64,8 @@ def main(argv: list[str]) -> int:
     unknown = sorted(set(backends) - set(BACKENDS))
     if unknown:
         p.error(f"--backend {','.join(unknown)}: expected some of {', '.join(BACKENDS)}")
+    if a.budget is not None and not a.budget > 0:
+        p.error(f"--budget {a.budget}: expected a number of seconds above 0")
     plan = chosen(quick_plan() if a.quick else full_plan(), a.cases, a.filter)
     if not plan:
         p.error(f"--cases {a.cases} --filter {a.filter}: no case of the plan matches; see --list")

@@ -1,5 +1,7 @@
 """Mixture normalization as measured: one implementation per backend, and the compiled reference."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,9 @@ class MixtureModel:
                 weights_init=mixture.mixing_weight[0], means_init=mixture.mean,
                 precisions_init=1 / (mixture.var + REG_COVAR),
             )  # fmt: skip
-            model.fit(positions(x))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="GaussianMixture did not converge")
+                model.fit(positions(x))
             return torch.cat([model.means_, model.covariances_])
 
         return Layer(forward, ())

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from bench.metrics import geometric_means
 from bench.record import Result, Row
 
+FEW = 3
+"""Cases named in one line of what was left out; the JSON names all."""
+
 COLUMNS = ("", "time", "±", "× BN", "GB/s", "% copy", "saved", "peak", "check")
 
 
@@ -134,6 +137,8 @@ def left_out(result: Result) -> list[str]:
             for item in result.left_out
             if (item["implementation"], item["reason"]) == (implementation, reason)
         ]
-        where = "; ".join(cases) if count <= 3 or implementation == "*" else f"{count} cases"
+        where = "; ".join(cases) if count <= FEW else f"{count} cases"
+        if implementation == "*" and count > FEW:
+            where = "; ".join(cases[:FEW]) + f"; and {count - FEW} more"
         lines.append(f"{who}: {reason} ({where})")
     return lines

@@ -1,0 +1,117 @@
+"""Runs on small cases: what is measured, refused, left out, and held to a budget."""
+
+import time
+
+import pytest
+import torch
+
+from bench import runner as runner_module
+from bench.baselines import BatchNorm, Copy
+from bench.cases import Case, Shape
+from bench.ours import MixtureNorm
+from bench.report import text
+from tests.bench.runs import measure
+
+
+def test_rows_have_every_figure(case):
+    result = measure([case], Copy(), BatchNorm(), MixtureNorm("reference"))
+    copy, bn, ours = result.rows
+    assert [r.implementation for r in result.rows] == ["copy", "bn", "reference"]
+    assert result.left_out == []
+    assert ours.check == "ok"
+    assert bn.check == ""
+    assert bn.ratio == pytest.approx(1)
+    assert ours.ratio > 1
+    assert copy.ratio is None
+    assert copy.percent_of_copy == pytest.approx(100)
+    for row in result.rows:
+        assert 0 < row.low <= row.median <= row.high
+        assert row.samples >= runner_module.MIN_ROUNDS
+    moved = 8 * 4 * 16 * 30 * 4
+    assert ours.gbps == pytest.approx(moved / ours.median / 1e9)
+    assert ours.percent_of_copy == pytest.approx(100 * ours.gbps / (copy.gbps), rel=1e-6)
+    assert ours.saved_bytes >= case.bytes
+    assert bn.saved_bytes >= case.bytes
+
+
+def test_a_wrong_kernel_is_refused(cpu_backend, case):
+    cpu_backend(output=lambda y: y * 1.001)
+    result = measure([case], BatchNorm(), MixtureNorm("cpu"))
+    row = next(r for r in result.rows if r.implementation == "cpu")
+    assert row.check == "red"
+    assert row.median is None
+    assert row.ratio is None
+    assert result.failed() == [row]
+    line = next(line for line in text(result).splitlines() if line.startswith("  cpu"))
+    assert "refused" in line
+    assert "RED" in line
+    assert not any(unit in line for unit in (" ms", " µs", " s "))
+
+
+def test_a_kernel_that_raises_is_refused_and_the_others_measured(cpu_backend, case):
+    def broken(y):
+        raise RuntimeError("illegal memory access")
+
+    cpu_backend(output=broken)
+    result = measure([case], BatchNorm(), MixtureNorm("cpu"))
+    row = next(r for r in result.rows if r.implementation == "cpu")
+    assert row.check == "red"
+    assert "illegal memory access" in row.note
+    assert next(r for r in result.rows if r.implementation == "bn").median is not None
+
+
+def test_out_of_memory_is_left_out_with_its_reason(cpu_backend, case):
+    def too_large(y):
+        raise torch.OutOfMemoryError("tried to allocate 1 TiB")
+
+    cpu_backend(output=too_large)
+    result = measure([case], BatchNorm(), MixtureNorm("cpu"))
+    assert [r.implementation for r in result.rows] == ["bn"]
+    assert result.failed() == []
+    assert "tried to allocate 1 TiB" in result.left_out[0]["reason"]
+
+
+def test_an_unavailable_backend_is_left_out_with_its_reason(case):
+    result = measure([case], BatchNorm(), MixtureNorm("triton"))
+    assert [r.implementation for r in result.rows] == ["bn"]
+    (item,) = result.left_out
+    assert item["implementation"] == "triton"
+    assert item["reason"] == MixtureNorm("triton").why_not(case, torch.empty(4, 16, 6, 5))
+    assert f"triton: {item['reason']}" in text(result)
+
+
+def test_a_baseline_that_raises_is_left_out(case, monkeypatch):
+    monkeypatch.setattr(BatchNorm, "layer", lambda *args: 1 / 0)
+    result = measure([case], Copy(), BatchNorm())
+    assert "ZeroDivisionError" in result.left_out[0]["reason"]
+    assert result.failed() == []
+
+
+def test_the_budget_holds_and_says_what_fell(cpu_backend, case):
+    cpu_backend(output=lambda y: time.sleep(0.3) or y)
+    plan = [Case(Shape(f"s{i}", (4, 16, 6, 5), "a test")) for i in range(20)]
+    start = time.monotonic()
+    result = measure(plan, BatchNorm(), MixtureNorm("cpu"), seconds=1.0)
+    assert time.monotonic() - start < 2.5
+    fell = {item["case"] for item in result.left_out}
+    measured = {r.case for r in result.rows}
+    assert plan[-1].id in fell
+    assert fell | measured == {c.id for c in plan}
+    assert all("budget of 1 s" in item["reason"] for item in result.left_out)
+
+
+def test_compiling_is_rationed(case, monkeypatch):
+    class Compiling(BatchNorm):
+        def layer(self, case, inputs):
+            time.sleep(10)
+
+    slow = Compiling(compile_it=True)
+    slow.why_not = lambda case, x: None
+    plan = [case, case.vary(layout="channels_last")]
+    start = time.monotonic()
+    result = measure(plan, BatchNorm(), slow, seconds=3.0)
+    assert time.monotonic() - start < 4.5
+    assert {r.implementation for r in result.rows} == {"bn"}
+    assert len({r.case for r in result.rows}) == 2
+    assert [item["implementation"] for item in result.left_out] == ["bn-compiled"] * 2
+    assert "torch.compile" in result.left_out[0]["reason"]
