@@ -10,13 +10,14 @@ from mixnorm_cuda.reference.backend import ReferenceBackend
 from mixnorm_cuda.reference.backward import backward
 from mixnorm_cuda.reference.moments import em_step, moments
 from mixnorm_cuda.reference.normalize import mixing_factor, normalize
-from mixnorm_cuda.reference.responsibilities import log_joint, responsibilities
+from mixnorm_cuda.reference.responsibilities import log_joint, log_odds, responsibilities
 
 __all__ = [
     "ReferenceBackend",
     "backward",
     "em_step",
     "log_joint",
+    "log_odds",
     "mixing_factor",
     "moments",
     "normalize",

@@ -179,8 +179,11 @@ class ReferenceBackend:
     ) -> tuple[Tensor, BatchMoments]:
         """ν and the moments as differentiable functions of x, for second derivatives."""
         xg = _activations(x, mixture)
-        nu = _differentiable(xg, mixture, given, eps, responsibility_grad)
-        return nu, moments(xg, nu, mixture.mean)
+        shift = _shift(xg)
+        xg, theta = xg - shift, _shifted(mixture, -shift)
+        nu = _differentiable(xg, theta, given, eps, responsibility_grad)
+        batch = moments(xg, nu, theta.mean)
+        return nu, batch._replace(mean=batch.mean + shift.flatten())
 
 
 def _activations(x: Tensor, mixture: Mixture) -> Tensor:

@@ -13,16 +13,19 @@ MIN_MASS = 1e-6
 def moments(x: Tensor, nu: Tensor, mean: Tensor) -> BatchMoments:
     """S = Σ ν, m = μ + Σ ν (x − μ)/S̃, q = Σ ν (x − m)²/S̃ with S̃ = max(S, 1e-6).
 
-    ``x`` is ``[N, G, D, L]``, ``nu`` is ``[N, G, K, L]``, ``mean`` μ is ``[K, C]``.
+    ``x`` is ``[N, G, D, L]``, ``nu`` is ``[N, G, K, L]``, ``mean`` μ is ``[K, C]``. The mean is
+    computed as Σ ν x/S̃ + μ (1 − S/S̃), whose second term is 0 unless the component is empty: a
+    stale μ far from the data would cost digits of x − μ.
     """
     groups = x.shape[1]
     mass = nu.sum(dim=(0, 3))
     safe_mass = mass.clamp_min(MIN_MASS)
+    kept = 1 - mass / safe_mass
     means, variances = [], []
     for k, mu in enumerate(by_component(mean, groups)):
         nu_k = nu[:, :, k, None]
         scale = 1 / group_entry(safe_mass, k)
-        m = mu + (nu_k * (x - mu)).sum(dim=(0, 3)).unsqueeze(-1) * scale
+        m = (nu_k * x).sum(dim=(0, 3)).unsqueeze(-1) * scale + mu * group_entry(kept, k)
         q = (nu_k * (x - m).square()).sum(dim=(0, 3)).unsqueeze(-1) * scale
         means.append(m)
         variances.append(q)

@@ -78,14 +78,15 @@ def test_finds_separated_clusters(seed: int):
         assert_close(mixture.var[k], expected, 1e-8)
 
 
-def test_channels_count_on_their_own_scale(seed: int):
-    """Clusters in a channel of small units are found beside a channel of large units."""
-    x, member, _ = clusters(distance=1e4)
-    x[:, 0] = torch.randn(600) * 1e6
-    mixture = seeded(x, 3, seed=seed)
-    centres = torch.stack([x[member == j, 1:].mean(0) for j in range(3)])
-    order = torch.cdist(centres, mixture.mean[:, 1:]).argmin(1)
+def test_channels_count_on_their_own_scale():
+    """Clusters in many channels of small units are found beside noise in one of large units."""
+    of_clusters, member, centres = clusters()
+    x = torch.cat([torch.randn(600, 1).double() * 1e9, of_clusters.repeat(1, 100)], dim=1)
+    mixture = seeded(x, 3)
+    order = torch.cdist(centres, mixture.mean[:, 1:5]).argmin(1)
     assert sorted(order.tolist()) == [0, 1, 2]
+    for j, k in enumerate(order):
+        assert_close(mixture.mean[k], x[member == j].mean(0), 1e-10)
 
 
 class TestDraws:
