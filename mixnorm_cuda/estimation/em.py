@@ -18,10 +18,15 @@ def em(x: Tensor, mixture: Mixture, *, iters: int, eps: float, backend: str) -> 
     """``iters`` EM steps from ``mixture``: λ = S/M, μ = m, σ² = q.
 
     Equal to scikit-learn's diagonal ``GaussianMixture`` with ``reg_covar = eps`` and
-    σ² + ε = ``covariances_``.
+    σ² + ε = ``covariances_``. A step whose result is not finite leaves ``mixture`` as it is, so
+    that the seeds of a first batch with such values stay usable.
     """
     for _ in range(iters):
         moments = batch_moments(x, mixture, eps, backend)
         count = x.numel() // x.shape[1]
-        mixture = Mixture(moments.mass / max(count, 1), moments.mean, moments.var)
+        step = Mixture(moments.mass / max(count, 1), moments.mean, moments.var)
+        finite = torch.stack([t.isfinite().all() for t in step]).all()
+        mixture = Mixture(
+            *(torch.where(finite, new, old) for new, old in zip(step, mixture, strict=True))
+        )
     return mixture

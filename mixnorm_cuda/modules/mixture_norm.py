@@ -271,8 +271,9 @@ class MixtureNormBase(nn.Module):
         eps, scale = self.eps, self.mixing_scale
         single = collapse_affine(self.weight, self.bias, running, eps=eps, mixing_scale=scale)
         pairs = expand_affine(*single, of_batch, eps=eps, mixing_scale=scale, mass=moments.mass)
-        self.weight.copy_(pairs[0])
-        self.bias.copy_(pairs[1])
+        finite = torch.stack([pair.isfinite().all() for pair in pairs]).all()
+        self.weight.copy_(torch.where(finite, pairs[0], self.weight))
+        self.bias.copy_(torch.where(finite, pairs[1], self.bias))
 
     def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
         tracked = self.num_batches_tracked
