@@ -95,6 +95,7 @@ def test_gray_images_keep_one_channel(tmp_path):
 @pytest.mark.parametrize("prefix", [".", "animals"])
 def test_image_folder_in_a_tar(tmp_path, mode, prefix):
     source = _image_folder(tmp_path / "source")
+    (source / "train" / "cat" / "notes.txt").write_text("not an image")
     path = _tar(source, tmp_path / "images.tar", mode, prefix)
     _check_image_folder(load(str(path), tmp_path), 15, 15)
 
