@@ -107,11 +107,11 @@ def test_compiling_is_rationed(case, monkeypatch):
 
     slow = Compiling(compile_it=True)
     slow.why_not = lambda case, x: None
-    plan = [case, case.vary(layout="channels_last")]
+    plan = [case, case.vary(layout="channels_last"), case.vary(phase="forward")]
     start = time.monotonic()
     result = measure(plan, BatchNorm(), slow, seconds=3.0)
     assert time.monotonic() - start < 4.5
     assert {r.implementation for r in result.rows} == {"bn"}
-    assert len({r.case for r in result.rows}) == 2
-    assert [item["implementation"] for item in result.left_out] == ["bn-compiled"] * 2
+    assert len({r.case for r in result.rows}) == 3
+    assert [item["implementation"] for item in result.left_out] == ["bn-compiled"] * 3
     assert "torch.compile" in result.left_out[0]["reason"]
