@@ -1,0 +1,235 @@
+"""Population statistics after training."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, TensorDataset
+
+import mixnorm_cuda as mx
+from mixnorm_cuda.functional import mixture_normalize
+from tests.support import assert_close
+
+
+def batches(count: int = 5) -> list[Tensor]:
+    """Of different means and sizes, each with two clusters."""
+    drawn = []
+    for step in range(count):
+        x = torch.randn(6 + step, 4, 5, 3, dtype=torch.float64) + step
+        x[:3] += 4
+        drawn.append(x)
+    return drawn
+
+
+def network(**options: Any) -> nn.Sequential:
+    """Two mixture layers, the first of them after a convolution; trained for some steps."""
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 1), mx.MixtureNorm2d(4, **options), nn.Dropout(0.0),
+        nn.Sequential(mx.MixtureNorm2d(4, momentum=None, **options)),
+    ).double()  # fmt: skip
+    for x in batches(3):
+        net(x - 2)
+    return net
+
+
+def state(net: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(net.state_dict())
+
+
+def unchanged(net: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_one_component_is_update_bn() -> None:
+    bn, mn = nn.BatchNorm2d(4).double(), mx.MixtureNorm2d(4, num_components=1).double()
+    for x in batches(2):
+        bn(7 * x), mn(7 * x)
+    update_bn(batches_now := batches(), bn)
+    mx.update_statistics(batches_now, mn)
+    assert_close(mn.running_mean[0], bn.running_mean, 1e-13)
+    assert_close(mn.running_var[0], bn.running_var, 1e-13)
+    assert mn.num_batches_tracked == bn.num_batches_tracked == 5
+    # Equal weight for each batch: the average of the batches' own statistics.
+    mean = torch.stack([x.mean((0, 2, 3)) for x in batches_now]).mean(0)
+    assert_close(mn.running_mean[0], mean, 1e-13)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_cumulative_average_of_several_components(groups: int) -> None:
+    """λ is the mean of the batches' shares, and μ, σ² their averages weighted by these shares."""
+    layer = mx.MixtureNorm2d(4, groups=groups).double()
+    for x in batches(4):
+        layer(x - 1)
+    theta = layer.running_weight, layer.running_mean, layer.running_var
+    theta = tuple(t.clone() for t in theta)
+    loader = batches()
+    mx.update_statistics(loader, layer)
+
+    shares, means, variances = [], [], []
+    for count, x in enumerate(loader, 1):
+        _, (mass, m, q) = mixture_normalize(x, *theta)
+        share = mass / (x.numel() / 4)
+        wide = mass.T.repeat_interleave(4 // groups, 1)
+        shares.append(share)
+        means.append(m)
+        variances.append(torch.where(wide > 1, q * wide / (wide - 1), q))
+        weights = torch.stack(shares)
+        wide = weights.transpose(1, 2).repeat_interleave(4 // groups, 2)
+        theta = (
+            weights.sum(0) / count,
+            (wide * torch.stack(means)).sum(0) / wide.sum(0),
+            (wide * torch.stack(variances)).sum(0) / wide.sum(0),
+        )
+    assert_close(layer.running_weight, theta[0], 1e-10)
+    assert_close(layer.running_mean, theta[1], 1e-10)
+    assert_close(layer.running_var, theta[2], 1e-10)
+
+
+def test_components_keep_their_identity() -> None:
+    layer = mx.MixtureNorm2d(4, num_components=2, component_affine=True).double()
+    for _ in range(20):
+        for x in batches(2):
+            layer(x)
+    before = layer.running_mean.clone()
+    mx.update_statistics(batches(2), layer)
+    swapped = (layer.running_mean - before.flip(0)).norm()
+    assert (layer.running_mean - before).norm() < 0.25 * swapped
+
+
+@pytest.mark.parametrize("options", [{"num_components": 1}, {}, {"estimator": "batch"}], ids=str)
+def test_restores_modes_and_momentum_and_leaves_parameters(options: dict[str, Any]) -> None:
+    net = network(**options)
+    net.eval()
+    net[3].train()
+    net[3][0].eval()
+    modes = {name: m.training for name, m in net.named_modules()}
+    before = state(net)
+    mx.update_statistics(batches(), net)
+    assert {name: m.training for name, m in net.named_modules()} == modes
+    assert (net[1].momentum, net[3][0].momentum) == (0.1, None)
+    for name, value in net.state_dict().items():
+        tracked = "running" in name or "num_batches" in name
+        if not (name.endswith("running_weight") and options.get("num_components") == 1):
+            assert torch.equal(value, before[name]) != tracked, name
+    assert all(p.grad is None for p in net.parameters())
+    assert net[1].num_batches_tracked == net[3][0].num_batches_tracked == 5
+    # Training goes on with the layer's own momentum.
+    mean = net[1].running_mean.clone()
+    net.train()(batches(1)[0])
+    assert net[1].num_batches_tracked == 6
+    assert not torch.equal(net[1].running_mean, mean)
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def broken_loader() -> Iterator[Tensor]:
+    yield from batches(2)
+    raise InterruptedRunError
+
+
+class FailsLater(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            raise InterruptedRunError
+        return x
+
+
+@pytest.mark.parametrize("where", ["loader", "module"])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("options", [{"num_components": 1}, {},
+    {"component_affine": True, "affine_init": "batchnorm"}], ids=str)  # fmt: skip
+def test_error_in_the_middle(options: dict[str, Any], trained: bool, where: str) -> None:
+    net = network(**options) if trained else nn.Sequential(
+        nn.Identity(), mx.MixtureNorm2d(4, **options), nn.Identity(),
+        nn.Sequential(mx.MixtureNorm2d(4, momentum=None, **options)),
+    ).double()  # fmt: skip
+    net.eval()
+    twin = copy.deepcopy(net)
+    before = state(net)
+    module = nn.Sequential(net, FailsLater()).eval() if where == "module" else net
+    with pytest.raises(InterruptedRunError):
+        mx.update_statistics(broken_loader() if where == "loader" else batches(), module)
+    assert unchanged(net, before)
+    assert (net[1].momentum, net[3][0].momentum) == (0.1, None)
+    assert not any(m.training for m in net.modules())
+    # An untrained layer is still to be seeded by its first batch.
+    outputs = []
+    for model in (net, twin):
+        torch.manual_seed(5)
+        outputs.append(model.train()(batches(1)[0] + 30))
+    assert torch.equal(*outputs)
+
+
+def test_empty_loader() -> None:
+    net = network()
+    before = state(net)
+    with pytest.raises(ValueError, match="loader is empty: expected at least one batch"):
+        mx.update_statistics([], net)
+    assert unchanged(net, before)
+    assert net.training
+    assert net[1].momentum == 0.1
+
+
+def test_nothing_to_update() -> None:
+    """Without mixture layers that track statistics the loader is not even read."""
+    net = nn.Sequential(nn.BatchNorm2d(4), mx.MixtureNorm2d(4, track_running_stats=False)).double()
+    before = state(net)
+    mx.update_statistics(broken_loader(), net)
+    assert unchanged(net, before)
+
+
+def test_forms_of_batches() -> None:
+    inputs = batches(4)
+    expected = copy.deepcopy(net := network())
+    mx.update_statistics(inputs, expected)
+    labels = [torch.zeros(len(x)) for x in inputs]
+    for loader in (
+        tuple(inputs),
+        iter(inputs),
+        (x for x in inputs),
+        list(zip(inputs, labels, strict=True)),
+        [[x, y] for x, y in zip(inputs, labels, strict=True)],
+    ):
+        twin = copy.deepcopy(net)
+        mx.update_statistics(loader, twin)
+        assert unchanged(twin, expected.state_dict())
+
+
+def test_data_loader() -> None:
+    x = torch.randn(24, 4, 5, 3, dtype=torch.float64)
+    net = network()
+    twin = copy.deepcopy(net)
+    mx.update_statistics(DataLoader(TensorDataset(x, torch.zeros(24)), batch_size=8), net)
+    mx.update_statistics(x.split(8), twin)
+    assert unchanged(net, twin.state_dict())
+
+
+def test_device_of_batches(device: str) -> None:
+    net = network().to(device)
+    if device != "cpu":
+        with pytest.raises((RuntimeError, ValueError)):
+            mx.update_statistics(batches(), net)
+    mx.update_statistics(batches(), net, device)
+    assert net[1].num_batches_tracked == 5
+    with pytest.raises(ValueError, match="device"):
+        mx.update_statistics(batches(), nn.Sequential(net[1]), "meta")
+
+
+def test_untrained_network_is_seeded() -> None:
+    layer = mx.MixtureNorm2d(4).double()
+    loader = batches()
+    mx.update_statistics(loader, layer)
+    mean = torch.stack([x.mean((0, 2, 3)) for x in loader]).mean(0)
+    assert_close(layer.running_weight[0] @ layer.running_mean, mean, 1e-10)
+    assert layer.running_mean.std(0).min() > 0.1
