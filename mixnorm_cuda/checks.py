@@ -49,9 +49,12 @@ def check_groups(groups: int, channels: int) -> None:
         raise ValueError(f"groups={groups}: expected a divisor of the {channels} channels")
 
 
-def check_momentum(momentum: float | None) -> None:
-    if momentum is not None and not 0 <= momentum <= 1:
-        raise ValueError(f"momentum={momentum}: expected a number from 0 to 1, or None")
+def check_momentum(momentum: float | None, *, or_none: bool = True) -> None:
+    if or_none and momentum is None:
+        return
+    if momentum is None or not 0 <= momentum <= 1:
+        expected = "a number from 0 to 1" + (", or None" if or_none else "")
+        raise ValueError(f"momentum={momentum}: expected {expected}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -80,14 +83,15 @@ def check_mixture(x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, p
         )
     groups, components = mixing_weight.shape
     check_groups(groups, channels)
-    names = (f"{prefix or 'mixing_'}weight", f"{prefix}mean", f"{prefix}var")
-    for name, tensor in zip(names, (mixing_weight, mean, var), strict=True):
-        if tensor is not mixing_weight and tensor.shape != (components, channels):
+    dtypes = (statistics_dtype(x.dtype),)
+    check_like(f"{prefix or 'mixing_'}weight", mixing_weight, x, dtypes)
+    for name, tensor in ((f"{prefix}mean", mean), (f"{prefix}var", var)):
+        if tensor.shape != (components, channels):
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}: expected [{components}, {channels}], "
                 f"num_components by the channels of the input {tuple(x.shape)}"
             )
-        check_like(name, tensor, x, (statistics_dtype(x.dtype),))
+        check_like(name, tensor, x, dtypes)
 
 
 def check_affine(name: str, parameter: Tensor | None, x: Tensor, components: int) -> None:

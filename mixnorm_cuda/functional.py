@@ -171,7 +171,7 @@ def mixture_norm(
             statistic changes.
     """
     checks.check_input(x)
-    checks.check_momentum(momentum)
+    checks.check_momentum(momentum, or_none=False)
     running = Mixture(running_weight, running_mean, running_var)
     checks.check_mixture(x, *running, prefix="running_")
     y, moments = mixture_normalize(
