@@ -25,6 +25,10 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
       " Tensor? weight, Tensor? bias, float eps, bool mixing_scale, bool responsibility_grad)"
       " -> (Tensor dx, Tensor dweight, Tensor dbias)");
   m.def(
+      "update_running(Tensor(a!) running_weight, Tensor(b!) running_mean, Tensor(c!) running_var,"
+      " Tensor mass, Tensor mean, Tensor var, int count, float momentum, Tensor? factor)"
+      " -> Tensor finite");
+  m.def(
       "cuda_device_info(int device) -> (int multiprocessors, int shared_memory_per_block,"
       " int l2_bytes, int binary_version, int ptx_version)");
 }

@@ -93,6 +93,10 @@ class Backend(Protocol):
 
     def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments: ...
 
+    def update_running(
+        self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+    ) -> Tensor: ...
+
 
 class UnbuiltBackend(ReferenceBackend):
     """A backend whose name is known and whose kernels this version does not contain."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mixnorm_cuda import dispatch
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
@@ -34,6 +35,7 @@ def update_running_statistics(
     moments: BatchMoments,
     count: int,
     factor: float | Tensor,
+    backend: str = "auto",
 ) -> Tensor:
     """Move ``running`` in place towards the batch's moments over ``count`` positions.
 
@@ -42,28 +44,6 @@ def update_running_statistics(
     a component that saw little of the batch keeps its own statistics. A batch whose moments are
     not all finite changes nothing; returns whether they were, a 0-dim bool tensor on the device.
     """
-    groups = running.mixing_weight.shape[0]
-    channels_per_group = running.mean.shape[1] // groups
-    mass, mean, var = moments
-    finite = torch.stack([t.isfinite().all() for t in moments]).all()
-
-    unbiased = mass / (mass - 1).where(mass > 1, mass)
-    unbiased = _per_channel(torch.where(mass > 1, unbiased, 1), channels_per_group)
-    share = mass / count
-    # λ + f(λ̂ − λ) rather than (1−f)λ + f λ̂: at K = 1 it keeps λ = 1 exactly.
-    mixing_weight = running.mixing_weight + factor * (share - running.mixing_weight)
-    tiny = torch.finfo(mass.dtype).tiny
-    rho = _per_channel(factor * share / mixing_weight.clamp_min(tiny), channels_per_group)
-    updated = (
-        mixing_weight,
-        running.mean + rho * (mean - running.mean),
-        running.var + rho * (var * unbiased - running.var),
-    )
-    for buffer, value in zip(running, updated, strict=True):
-        buffer.copy_(torch.where(finite, value, buffer))
-    return finite
-
-
-def _per_channel(value: Tensor, channels_per_group: int) -> Tensor:
-    """[G, K] -> [K, C]."""
-    return value.T.repeat_interleave(channels_per_group, dim=1)
+    components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
+    chosen = dispatch.select(backend, running.mean, components, groups)
+    return chosen.update_running(running, moments, count, factor)

@@ -9,6 +9,7 @@ from mixnorm_cuda.reference.layout import grouped, ungrouped
 from mixnorm_cuda.reference.moments import em_step, moments
 from mixnorm_cuda.reference.normalize import normalize
 from mixnorm_cuda.reference.responsibilities import responsibilities
+from mixnorm_cuda.reference.running import update_running
 from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
 
 
@@ -163,6 +164,12 @@ class ReferenceBackend:
         xg, theta = xg - shift, _shifted(mixture, -shift)
         batch = moments(xg, responsibilities(xg, theta, eps), theta.mean)
         return batch._replace(mean=batch.mean + shift.flatten())
+
+    def update_running(
+        self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+    ) -> Tensor:
+        """Move ``running`` in place; returns whether the moments were finite."""
+        return update_running(running, moments, count, factor)
 
     def responsibilities(self, x: Tensor, mixture: Mixture, *, eps: float) -> Tensor:
         """ν as ``[N, G, K, L]``."""

@@ -113,3 +113,8 @@ class NativeCpuBackend:
 
     def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
         return ops.moments(x, mixture, eps=eps)
+
+    def update_running(
+        self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+    ) -> Tensor:
+        return ops.update_running(running, moments, count, factor)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 def register() -> None:
     """Attach the fake implementations to the operators; the CPU library must be loaded."""
-    for operator in (moments, forward, backward, evaluate, evaluate_backward):
+    for operator in (moments, forward, backward, evaluate, evaluate_backward, update_running):
         torch.library.register_fake(f"mixnorm::{operator.__name__}", operator)
 
 
@@ -90,6 +90,20 @@ def evaluate_backward(
     responsibility_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _output(x), _like(mean), _like(mean)
+
+
+def update_running(
+    running_weight: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    mass: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    count: int,
+    momentum: float,
+    factor: Tensor | None,
+) -> Tensor:
+    return mass.new_empty((), dtype=torch.bool)
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -150,6 +150,24 @@ def evaluate_backward(
     )
 
 
+def update_running(
+    running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+) -> Tensor:
+    """Move ``running`` in place towards ``moments`` of ``count`` positions with weight ``factor``.
+
+    λ' = λ + f(S/M − λ), ρ = f (S/M)/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q·S/(S−1) − σ²), unless a
+    moment is not finite; returns whether all were, a 0-dim bool tensor.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``count`` is not positive.
+    """
+    loader.require("cpu")
+    momentum, tensor = (0.0, factor) if isinstance(factor, Tensor) else (factor, None)
+    finite = torch.ops.mixnorm.update_running(*running, *moments, count, momentum, tensor)
+    return cast(Tensor, finite)
+
+
 def cuda_device_info(device: int = 0) -> CudaDeviceInfo:
     """Facts of CUDA device number ``device`` as the CUDA library sees it.
 
