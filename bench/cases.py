@@ -151,10 +151,10 @@ FEW = (
 
 QUICK = (
     "resnet50-b64.layer3",
-    "dcgan64.16x16",
     "cifar-cnn.conv3",
     "inception3.17x17",
     "densenet40.block3",
+    "dcgan64.16x16",
 )
 """The image shapes of ``--quick``: between 7 and 14 MB each."""
 
