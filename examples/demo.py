@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = (
         f"{args.model} (width {args.width:g}) on {data.describe()}\n{recipe.steps} steps of "
         f"{recipe.batch_size}, AdamW, weight decay {recipe.weight_decay:g}, "
-        f"{args.seeds} seeds, {_device_name(device)}"
+        f"{_count(args.seeds, 'seed')}, {_device_name(device)}"
     )
     print(title, flush=True)
     runs, models = _train_all(args, norms, recipe, data)
@@ -211,7 +211,11 @@ def _plot(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type} with {_count(torch.get_num_threads(), 'thread')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _benchmark(device: torch.device, out: Path) -> int:
