@@ -103,8 +103,9 @@ def test_start_with_an_empty_component() -> None:
 
 
 # What the best of eight fits may fall short by, as a share of scikit-learn's gain over one
-# component: 1e-4 between seeds where all end in one optimum; digits have many.
-DATA_SETS = {"blobs": 1e-3, "overlapping": 1e-3, "iris": 1e-3, "wine": 1e-3, "digits": 0.05}
+# component. Where all fits end in one optimum, EM stops within tol = 1e-4 a step of it; the digits
+# have many optima.
+DATA_SETS = {"blobs": 1e-3, "overlapping": 0.01, "iris": 1e-3, "wine": 1e-3, "digits": 0.05}
 
 
 def data_set(name: str) -> tuple[Tensor, int]:
