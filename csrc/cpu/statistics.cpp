@@ -16,7 +16,7 @@ ChunkSums::ChunkSums(const Plan& plan)
       channels_(plan.channels),
       group_channels_(plan.group_channels),
       masses_(plan.groups * plan.components),
-      size_(masses_ + 2 * plan.components * plan.channels),
+      size_(masses_ + 2 * plan.components * plan.channels + kSumsPadding),
       chunks_(plan.chunks),
       data_(std::max<int64_t>(1, plan.chunks) * size_) {}
 

@@ -42,7 +42,9 @@ struct Weights {
   int64_t pitch;
 };
 
-// Sums in double, laid out as Coefficients with two per component: j = 2k and 2k + 1.
+// Sums in double, laid out as Coefficients with two per component: j = 2k and 2k + 1. A kernel may add
+// zeros to as many as kSumsPadding elements past the last one.
+constexpr int kSumsPadding = 32;
 struct Sums {
   double* data;
   int64_t pitch;

@@ -16,6 +16,13 @@ constexpr int channel_block(int registers_per_channel) {
   return fit < 1 ? 1 : fit > 4 ? 4 : fit;
 }
 
+// The same for accumulators, which are folded kLanes at a time.
+template <class T, int K>
+constexpr int accumulator_block() {
+  const int fit = K == 0 ? 1 : kLanes<T> / (2 * K);
+  return fit < 1 ? 1 : fit > 4 ? 4 : fit;
+}
+
 // f(first channel, block of Block channels) then f(.., block of 1) for the rest.
 template <int N, class F>
 MIXNORM_INLINE void for_channel_blocks(int64_t channels, F&& f) {
@@ -83,7 +90,7 @@ struct PositionLanes {
                                            Sums sums, int64_t ahead) {
     const Components<K> components(k_runtime);
     constexpr int kLane = kLanes<T>;
-    for_channel_blocks<channel_block<K>(2 * K)>(shape.channels, [&](int64_t c0, auto block) {
+    for_channel_blocks<accumulator_block<T, K>()>(shape.channels, [&](int64_t c0, auto block) {
       constexpr int kBlock = decltype(block)::kSize;
       constexpr int kGroups = (kBlock * 2 * kMax + kLane - 1) / kLane;
       V total[kGroups * kLane] = {};
@@ -127,16 +134,11 @@ struct PositionLanes {
           }
         });
       }
-      const int count = kBlock * 2 * components.count();
+      // Lanes past the block's last sum add 0 to whatever follows (Sums has room for that).
       double* out = sums.data + c0 * sums.pitch;
-      for (int g = 0; g < count; g += kLane) {
-        const V folded = sum_lanes<T>(total + g);
-        if (g + kLane <= count) {
-          add_to<T>(out + g, folded, Full{});
-        } else {
-          add_to<T>(out + g, folded, Partial{count - g});
-        }
-      }
+      repeat<kGroups>([&](int g) MIXNORM_INLINE_LAMBDA {
+        add_to<T>(out + g * kLane, sum_lanes<T>(total + g * kLane), Full{});
+      });
     });
   }
 

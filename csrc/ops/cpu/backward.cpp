@@ -34,6 +34,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_input("backward", x);
   check_gradient("backward", dy, x);
   check_mixture("backward", x, mixing_weight, mean, var);
+  check_components("backward", mixing_weight);
   check_statistic("backward", "mass", mass, x, mixing_weight.size(0), mixing_weight.size(1),
                   "[G, K]");
   check_statistic("backward", "batch_mean", batch_mean, x, mean.size(0), mean.size(1), "[K, C]");
@@ -47,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const Parameters moments(mass, batch_mean, batch_var, std::nullopt, std::nullopt);
   const int64_t components = parameters.components(), groups = parameters.groups();
   check_responsibilities(responsibilities, x, components, groups);
-  const Tensor dx = torch::stable::empty_like(input);
+  const Tensor dx = output_like(input);
   const Tensor dweight = like(mean), dbias = like(mean);
   const auto wanted = [&](const Tensor& tensor) {
     return mixture_grad ? like(tensor) : torch::stable::new_empty(tensor, {0});

@@ -16,12 +16,13 @@ Tensor evaluate(const Tensor& x, const Tensor& mixing_weight, const Tensor& mean
                 bool mixing_scale) {
   check_input("evaluate", x);
   check_mixture("evaluate", x, mixing_weight, mean, var);
+  check_components("evaluate", mixing_weight);
   check_affine("evaluate", x, mean, weight, bias);
   check_eps("evaluate", eps);
 
   const Tensor input = dense(x);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
-  const Tensor y = torch::stable::empty_like(input);
+  const Tensor y = output_like(input);
   with_accumulation_type(x, [&](auto zero) {
     using T = decltype(zero);
     const cpu::EvaluateArguments<T> arguments{parameters.components(),
@@ -45,13 +46,14 @@ std::tuple<Tensor, Tensor, Tensor> evaluate_backward(const Tensor& dy, const Ten
   check_input("evaluate_backward", x);
   check_gradient("evaluate_backward", dy, x);
   check_mixture("evaluate_backward", x, mixing_weight, mean, var);
+  check_components("evaluate_backward", mixing_weight);
   check_affine("evaluate_backward", x, mean, weight, bias);
   check_eps("evaluate_backward", eps);
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
-  const Tensor dx = torch::stable::empty_like(input);
+  const Tensor dx = output_like(input);
   const Tensor dweight = like(mean), dbias = like(mean);
   with_accumulation_type(x, [&](auto zero) {
     using T = decltype(zero);

@@ -17,6 +17,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forwa
     int64_t em_iters, bool mixing_scale) {
   check_input("forward", x);
   check_mixture("forward", x, mixing_weight, mean, var);
+  check_components("forward", mixing_weight);
   check_affine("forward", x, mean, weight, bias);
   check_eps("forward", eps);
   MIXNORM_CHECK(em_iters >= 0, "forward: em_iters is ", em_iters, ", expected 0 or more");
@@ -24,7 +25,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forwa
   const Tensor input = dense(x);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
   const int64_t components = parameters.components(), groups = parameters.groups();
-  const Tensor y = torch::stable::empty_like(input);
+  const Tensor y = output_like(input);
   const Tensor mass = like(mixing_weight), batch_mean = like(mean), batch_var = like(var);
   const Tensor final_weight = like(mixing_weight), final_mean = like(mean), final_var = like(var);
   const cpu::Input in = input_of(input);

@@ -14,6 +14,7 @@ std::tuple<Tensor, Tensor, Tensor> moments(const Tensor& x, const Tensor& mixing
                                            const Tensor& mean, const Tensor& var, double eps) {
   check_input("moments", x);
   check_mixture("moments", x, mixing_weight, mean, var);
+  check_components("moments", mixing_weight);
   check_eps("moments", eps);
 
   const Tensor input = dense(x);

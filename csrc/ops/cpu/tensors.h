@@ -7,13 +7,22 @@
 
 #include "cpu/executor.h"
 #include "cpu/tensor.h"
+#include "device/constants.h"
 #include "ops/arguments.h"
+#include "ops/cpu/huge_pages.h"
 
 namespace mixnorm::ops {
 
 inline void run_on_torch_threads(int64_t count, cpu::Task task, void* context) {
   torch::stable::parallel_for(0, count, /*grain_size=*/1,
                               [&](int64_t begin, int64_t end) { task(context, begin, end); });
+}
+
+// The kernels keep one register per component.
+inline void check_components(const char* op, const Tensor& mixing_weight) {
+  MIXNORM_CHECK(mixing_weight.size(1) <= device::kMaxComponents, op, ": mixing_weight has K = ",
+                mixing_weight.size(1), " components, expected at most ", device::kMaxComponents,
+                " on the CPU");
 }
 
 inline cpu::Scalar scalar_of(const Tensor& x) {
@@ -131,6 +140,13 @@ cpu::Mixture<T> mixture_of(const Tensor& mixing_weight, const Tensor& mean, cons
 template <class T>
 cpu::BatchMoments<T> moments_of(const Tensor& mass, const Tensor& mean, const Tensor& var) {
   return {mass.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
+}
+
+// An uninitialised tensor of the shape, dtype and memory format of a dense one.
+inline Tensor output_like(const Tensor& x) {
+  Tensor y = torch::stable::empty_like(x);
+  prefer_huge_pages(y);
+  return y;
 }
 
 // An uninitialised tensor of the same shape, contiguous, and the same dtype.
