@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixnorm_cuda.kernels.native import loader, ops
+from mixnorm_cuda.kernels.native import fake, loader, ops
 from mixnorm_cuda.kernels.native.build_config import build_config
 
 
@@ -46,6 +46,20 @@ def test_a_broken_cuda_library_does_not_cost_the_cpu_operators(
     assert "cannot be loaded" in loader._load.__wrapped__("cuda")
     assert loader.missing("cpu") is None
     assert hasattr(torch.ops.mixnorm, "moments")
+
+
+@pytest.mark.skipif(loader.missing("cpu") is not None, reason="no CPU operators in this build")
+def test_a_library_built_from_older_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "absent", lambda: ["moments"])
+    reason = loader._load.__wrapped__("cpu")
+    assert "was built from other sources, it lacks moments; run" in reason
+
+
+def test_operators_without_an_implementation_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def newer() -> None: ...
+
+    monkeypatch.setattr(fake, "_operators", lambda: (newer,))
+    assert fake.absent() == ["newer"]
 
 
 def test_an_unknown_library() -> None:

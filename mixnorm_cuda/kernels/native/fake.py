@@ -1,13 +1,25 @@
 """Fake (meta) implementations: the shapes, dtypes and devices that each raw operator returns."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
 def register() -> None:
     """Attach the fake implementations to the operators; the CPU library must be loaded."""
-    for operator in (moments, forward, backward, evaluate, evaluate_backward, update_running):
+    for operator in _operators():
         torch.library.register_fake(f"mixnorm::{operator.__name__}", operator)
+
+
+def absent() -> list[str]:
+    """Operators that the loaded CPU library lacks: it was built from older sources."""
+    names = [operator.__name__ for operator in _operators()]
+    return [name for name in names if not hasattr(torch.ops.mixnorm, name)]
+
+
+def _operators() -> tuple[Callable[..., object], ...]:
+    return (moments, forward, backward, evaluate, evaluate_backward, update_running)
 
 
 def moments(

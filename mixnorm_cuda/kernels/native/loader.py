@@ -59,6 +59,13 @@ def _load(library: str) -> str | None:
             f"to get one that fits this machine, {_HOW_TO_GET[library]}"
         )
     if library == "cpu":
+        absent = fake.absent()
+        if absent:
+            return (
+                f"the CPU operator library {path} was built from other sources, it lacks "
+                f"{', '.join(absent)}; run '{_REBUILD}' in the source tree, or 'python setup.py "
+                "build_ext --inplace' where it is installed in place"
+            )
         fake.register()
     return None
 
