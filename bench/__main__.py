@@ -98,8 +98,8 @@ def main(argv: list[str]) -> int:
     status = 0
     with tqdm(total=VISITS * len(plan), unit="visit", dynamic_ncols=True, leave=False) as bar:
 
-        def progress(case: Case, visit: int) -> None:
-            bar.update(visit * len(plan) + plan.index(case) - bar.n)
+        def progress(case: Case) -> None:
+            bar.update()
             bar.set_description(case.id)
 
         try:

@@ -7,10 +7,12 @@ import torch
 
 from bench import runner as runner_module
 from bench.baselines import BatchNorm, Copy
+from bench.budget import Budget
 from bench.cases import Case, Shape
 from bench.ours import MixtureNorm
 from bench.report import text
-from tests.bench.runs import measure
+from bench.runner import Runner
+from tests.bench.runs import CPU, measure
 
 
 def test_rows_have_every_figure(case):
@@ -116,9 +118,9 @@ class Compiling(BatchNorm):
 
 
 def test_compiling_is_rationed(case):
-    """40 % of 3 s admit two compilations of half a second."""
+    """40 % of 6 s admit two compilations of a second."""
     plan = [case, case.vary(layout="channels_last"), case.vary(phase="forward")]
-    result = measure(plan, BatchNorm(), Compiling(0.5), seconds=3.0)
+    result = measure(plan, BatchNorm(), Compiling(1.0), seconds=6.0)
     assert [r.case for r in result.rows if r.implementation == "bn-compiled"] == [
         c.id for c in plan[:2]
     ]
@@ -133,3 +135,22 @@ def test_a_compilation_longer_than_its_share_is_interrupted(case):
     assert time.monotonic() - start < 2.5
     assert [r.implementation for r in result.rows] == ["bn"]
     assert "torch.compile's share" in result.left_out[0]["reason"]
+
+
+def test_a_plan_too_long_for_its_budget_comes_back_to_its_first_cases(cpu_backend):
+    """A second visit, a whole plan later, is what makes the stated spread honest."""
+    cpu_backend(seconds=0.01)
+    plan = [Case(Shape(f"s{i}", (4, 16, 6, 5), "a test")) for i in range(90)]
+    runner = Runner(
+        plan, [BatchNorm(), MixtureNorm("cpu")], CPU, Budget(4.0, time.monotonic()),
+        seconds_per_visit=0.01,
+    )  # fmt: skip
+    order = []
+    runner.run(lambda case: order.append(plan.index(case)))
+    assert order[: order.index(0, 1)] == list(range(order.index(0, 1)))
+    visits = {
+        round_ // runner_module.ROUND_STRIDE
+        for entry in runner._entries[plan[0]]
+        for round_ in entry.times
+    }
+    assert visits >= {0, 1}
