@@ -5,6 +5,7 @@ the CUDA operators. They are loaded apart, so a missing CUDA runtime never costs
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,13 +30,15 @@ def library_path(library: str) -> Path:
     return _FOLDER / f"libmixnorm_{library}.so"
 
 
-# torch.compile runs this instead of tracing into it.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def missing(library: str) -> str | None:
+def _missing(library: str) -> str | None:
     """Load ``library`` ("cpu" or "cuda"), once; why it is not there, or None when it is loaded."""
     if library not in LIBRARIES:
         raise ValueError(f"library={library!r}: expected one of {LIBRARIES}")
     return _load(library)
+
+
+# torch.compile calls this instead of tracing into it.
+missing: Callable[[str], str | None] = torch.compiler.assume_constant_result(_missing)  # type: ignore[no-untyped-call]
 
 
 @functools.cache
