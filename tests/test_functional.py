@@ -162,6 +162,17 @@ class TestOneComponentIsBatchNorm:
             compare(training=True)
         compare(training=False)
 
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_a_channel_with_values_that_are_not_finite_spoils_no_other(self, target: Target, bad):
+        p = problem((6, 4, 5), 1, device=target.device)
+        p.x[1, 2, 3] = bad
+        for training in (True, False):
+            y, _ = mixture_normalize(
+                p.x, *p.mixture, p.weight, training=training, backend=target.backend
+            )
+            assert not y[1, 2, 3].isfinite()
+            assert y[:, [0, 1, 3]].isfinite().all()
+
     def test_mixing_weight_and_groups_do_not_matter(self, target: Target):
         p = problem((6, 4, 5), 1, groups=2, device=target.device)
         y, _ = mixture_normalize(p.x, *p.mixture, p.weight, p.bias, backend=target.backend)

@@ -18,7 +18,15 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OUTPUT = {dtype: 2 * torch.finfo(dtype).eps / 2 for dtype in DTYPES} | {torch.float32: 1e-6}
 # 2e-2 in bfloat16 is about five units of its rounding; float16 rounds eight times finer.
 GRADIENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2 / 8}
-SHAPES = [(8, 64, 14, 14), (64, 32, 6, 6), (256, 100), (4, 16, 300), (2, 8, 4, 9, 9)]
+# Wide groups too: their log densities are sums over all channels, their differences are not.
+SHAPES = [
+    (8, 64, 14, 14),
+    (64, 32, 6, 6),
+    (256, 100),
+    (4, 16, 300),
+    (2, 8, 4, 9, 9),
+    (32, 512, 2, 2),
+]
 
 
 def run(p: Problem, dy: Tensor, backend: str, **options) -> tuple[Tensor, list[Tensor]]:

@@ -82,7 +82,7 @@ def test_an_empty_component_stays_where_it_is(target: Target):
     p.mixture.mean[1] = 1e4
     mixture = em(p.x, p.mixture, iters=3, eps=EPS, backend=target.backend)
     assert all(t.isfinite().all() for t in mixture)
-    assert mixture.mixing_weight[0, 1] == 0
+    assert mixture.mixing_weight[0, 1] < 1e-30
     assert_close(mixture.mean[1], p.mixture.mean[1], 1e-15)
 
 

@@ -68,6 +68,23 @@ class TestMatchComponents:
         matched = match_components(permuted(noisy, orders), mixture, EPS)
         assert all(map(same_bits, matched, noisy))
 
+    def test_minimizes_the_wasserstein_distance(self, seed: int):
+        """Squared 2-Wasserstein distances of diagonal Gaussians, solved by scipy."""
+        for _ in range(20):
+            p, q = problem((2, 4), 4).mixture, problem((2, 4), 4).mixture
+            mixture = p._replace(var=p.var * torch.rand_like(p.var).mul(6).exp())
+            target = q._replace(var=q.var * torch.rand_like(q.var).mul(6).exp())
+            scale = target.var.mean(0) + EPS
+            cost = torch.zeros(4, 4, dtype=torch.float64)
+            for i, j in itertools.product(range(4), range(4)):
+                means = (target.mean[i] - mixture.mean[j]) ** 2
+                deviations = (target.var[i] ** 0.5 - mixture.var[j] ** 0.5) ** 2
+                cost[i, j] = ((means + deviations) / scale).sum()
+            order = linear_sum_assignment(cost.numpy())[1]
+            matched = match_components(mixture, target, EPS)
+            assert torch.equal(matched.mean, mixture.mean[order])
+            assert torch.equal(matched.var, mixture.var[order])
+
     def test_deviations_count(self):
         """Equal means, different widths."""
         weight = torch.full((1, 2), 0.5)

@@ -54,6 +54,15 @@ def test_a_component_of_weight_zero_owns_nothing_and_spoils_nothing(dtype):
     assert_close(nu.sum(1), torch.ones(15, dtype=dtype), 1e-6)
 
 
+def test_a_mixture_without_any_weight_is_finite():
+    """What EM steps on an empty batch leave: λ = S/M = 0 for every component."""
+    p = problem((5, 4, 3), 3)
+    mixture = p.mixture._replace(mixing_weight=torch.zeros(1, 3, dtype=torch.float64))
+    equal = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    nu = BACKEND.responsibilities(p.x, mixture, eps=EPS)
+    assert_close(by_row(nu), posterior(p.x, equal, *mixture[1:], EPS), 1e-12)
+
+
 def test_variance_zero_stands_on_epsilon():
     mixture = Mixture(
         torch.tensor([[0.5, 0.5]], dtype=torch.float64),
