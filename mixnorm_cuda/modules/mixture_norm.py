@@ -243,14 +243,14 @@ class MixtureNormBase(nn.Module):
         """
         em_iters = self._em_iters()
         first = running is not None and self.num_components > 1 and not self._seeded
-        if x.numel() == 0:
-            return running or initial_mixture(x, self.num_components, self.groups), 0, False
-        if responsibilities is not None:
-            return running or initial_mixture(x, self.num_components, self.groups), 0, first
-        if self.num_components == 1:
-            return running or initial_mixture(x, 1, self.groups), 0, False
+        if running is None:
+            start = initial_mixture(x, self.num_components, self.groups)
+        else:
+            start = starting_mixture(running)
+        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
+            return start, 0, first
         if self.estimator == "online" and running is not None and not first:
-            return starting_mixture(running), em_iters, False
+            return start, em_iters, first
         mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
             mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
@@ -282,7 +282,7 @@ class MixtureNormBase(nn.Module):
             factor = 1.0
         elif self.momentum is None and tracked is not None:
             factor = 1 / (tracked + 1).to(running.mean.dtype)
-        finite = update_running_statistics(running, moments, count, factor)
+        finite = update_running_statistics(running, moments, count, factor, self.backend)
         if tracked is not None:
             tracked.add_(finite)
         self._seeded = True
