@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from bench import STARTED, environment, plots, report, timing
 from bench.baselines import baselines
@@ -15,6 +14,7 @@ from bench.budget import Budget
 from bench.cases import Case, fits, full_plan, quick_plan
 from bench.layers import Implementation
 from bench.ours import BACKENDS, ours
+from bench.progress import progress
 from bench.record import Result, save
 from bench.runner import VISITS, Runner
 from bench.traffic import peak_copy_bandwidth
@@ -96,14 +96,9 @@ def main(argv: list[str]) -> int:
         heavy_everywhere=a.backend is not None or not (a.quick or any_fused(backends, device)),
     )  # fmt: skip
     status = 0
-    with tqdm(total=VISITS * len(plan), unit="visit", dynamic_ncols=True, leave=False) as bar:
-
-        def progress(case: Case) -> None:
-            bar.update()
-            bar.set_description(case.id)
-
+    with progress(VISITS * len(plan)) as begin:
         try:
-            runner.run(progress)
+            runner.run(lambda case: begin(case.id))
         except KeyboardInterrupt:
             status = 130
     result.rows = runner.rows()

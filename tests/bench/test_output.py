@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from bench import readme
 from bench.baselines import BatchNorm, Copy
 from bench.ours import MixtureNorm
 from bench.plots import draw
+from bench.progress import progress
 from bench.record import load, save
 from bench.report import seconds, text
 from tests.bench.runs import simulated
@@ -156,3 +158,17 @@ def test_arguments_that_choose_nothing(arguments, message, capsys):
         command.main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_tqdm_there_is_a_line_per_step(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with progress(2) as begin:
+        begin("first")
+        begin("second")
+    assert capsys.readouterr().err == "1/2  first\n2/2  second\n"
+
+
+def test_without_matplotlib_a_line_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert draw(simulated(1), tmp_path) == []
+    assert "matplotlib is not installed" in capsys.readouterr().out
