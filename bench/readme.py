@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.metrics import geometric_means
 from bench.ours import BACKENDS
 from bench.record import Result, Row, load
-from bench.report import heading, means_table, number, of_x, seconds, table
+from bench.report import heading, means_table, number, of_x, ratio, seconds, table
 
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
@@ -51,7 +51,7 @@ def result_section(path: Path, result: Result) -> str:
     rows = [r for r in result.rows if _base(r)]
     columns = ("case", "layout", "implementation", "time", "× BN", "GB/s", "% copy", "saved")
     lines = [
-        (r.shape, r.layout, r.implementation, _time(r), number(r.ratio, 2), number(r.gbps, 1),
+        (r.shape, r.layout, r.implementation, _time(r), ratio(r), number(r.gbps, 1),
          number(r.percent_of_copy), of_x(r.saved_bytes, r))
         for r in rows
     ]  # fmt: skip

@@ -45,6 +45,16 @@ def number(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def ratio(row: Row) -> str:
+    """Time over the fastest BatchNorm's, with half the interval of its rounds."""
+    if row.ratio is None:
+        return "-"
+    if not row.relative or row.relative_low is None or row.relative_high is None:
+        return number(row.ratio, 2)
+    spread = row.ratio * (row.relative_high - row.relative_low) / (2 * row.relative)
+    return f"{row.ratio:.2f} ± {spread:.2f}"
+
+
 def of_x(size: int | None, row: Row) -> str:
     """Bytes as multiples of x."""
     return "-" if size is None else f"{size / row.x_bytes:.2f} x"
@@ -58,7 +68,7 @@ def cells(row: Row) -> list[str]:
     if row.median is not None and row.low is not None and row.high is not None:
         spread = f"{50 * (row.high - row.low) / row.median:.0f} %"
     return [
-        seconds(row.median), spread, number(row.ratio, 2), number(row.gbps, 1),
+        seconds(row.median), spread, ratio(row), number(row.gbps, 1),
         number(row.percent_of_copy), of_x(row.saved_bytes, row), of_x(row.peak_bytes, row),
         row.check or "-",
     ]  # fmt: skip

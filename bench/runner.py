@@ -80,7 +80,7 @@ class Runner:
                     progress(case)
                     self._visit(case, visit)
                     gc.collect()
-                    timing.return_freed_memory()
+                    timing.return_freed_memory(self.device)
         except OutOfTime:
             pass
         spent = f"the budget of {self.budget.seconds:.0f} s was spent"

@@ -170,8 +170,10 @@ def keep_freed_memory() -> bool:
         return False
 
 
-def return_freed_memory() -> None:
-    """Give what `keep_freed_memory` holds back to the system: between cases."""
+def return_freed_memory(device: torch.device) -> None:
+    """Give what the allocators keep back to the system: between cases of other sizes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
