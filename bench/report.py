@@ -52,7 +52,7 @@ def ratio(row: Row) -> str:
     if not row.relative or row.relative_low is None or row.relative_high is None:
         return number(row.ratio, 2)
     spread = row.ratio * (row.relative_high - row.relative_low) / (2 * row.relative)
-    return f"{row.ratio:.2f} ± {spread:.2f}"
+    return f"{row.ratio:.2f} ± {spread:.2f}" if spread else number(row.ratio, 2)
 
 
 def of_x(size: int | None, row: Row) -> str:
