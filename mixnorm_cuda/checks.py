@@ -99,7 +99,7 @@ def check_affine(name: str, parameter: Tensor | None, x: Tensor, components: int
     if parameter is None:
         return
     channels = x.shape[1]
-    if parameter.shape not in ((channels,), (components, channels)):
+    if parameter.shape != ((components, channels) if parameter.dim() == 2 else (channels,)):
         raise ValueError(
             f"{name} has shape {tuple(parameter.shape)}: expected [{channels}], or "
             f"[{components}, {channels}] for one affine pair per component"
@@ -111,7 +111,7 @@ def check_responsibilities(responsibilities: Tensor, x: Tensor, components: int)
     """ν: [N, K] or [N, K, *S]."""
     per_sample = (x.shape[0], components)
     per_position = (*per_sample, *x.shape[2:])
-    if responsibilities.shape not in (per_sample, per_position):
+    if responsibilities.shape != (per_sample if responsibilities.dim() == 2 else per_position):
         raise ValueError(
             f"responsibilities has shape {tuple(responsibilities.shape)}: expected "
             f"{list(per_sample)} or {list(per_position)}"

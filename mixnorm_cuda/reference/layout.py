@@ -12,8 +12,12 @@ def grouped(x: Tensor, groups: int) -> Tensor:
 
 
 def ungrouped(y: Tensor, like: Tensor) -> Tensor:
-    """[N, G, D, L] -> the shape, dtype and memory format of ``like``."""
-    y = y.reshape(like.shape).to(like.dtype)
+    """[N, G, D, L] -> the shape, dtype and memory format of ``like``, in memory of its own.
+
+    Not a view: autograd refuses in-place operations, such as a ReLU's, on a view that a custom
+    function returns.
+    """
+    y = y.reshape(like.shape).to(like.dtype, copy=True)
     if like.dim() in (4, 5):
         channels_last = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
         if like.is_contiguous(memory_format=channels_last) and not like.is_contiguous():

@@ -99,18 +99,20 @@ def test_unfit_parameter(option: str) -> None:
     assert unchanged(layer, before)
 
 
-@pytest.mark.parametrize("components", [1, 3])
+@pytest.mark.parametrize("options", [{"num_components": 1}, {}, {"estimator": "batch"},
+    {"component_affine": True, "affine_init": "batchnorm"}], ids=str)  # fmt: skip
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_one_value_per_channel(dims: int, components: int) -> None:
-    layer = LAYERS[dims][1](4, num_components=components)
-    before = state(layer)
-    x = torch.randn(1, 4, *[1] * (dims if dims > 1 else 0))
+def test_one_value_per_channel(dims: int, options: dict) -> None:
+    layer = LAYERS[dims][1](4, **options)
+    before, generator = state(layer), torch.get_rng_state()
+    x = torch.ones(1, 4, *[1] * (dims if dims > 1 else 0))
     with pytest.raises(ValueError, match="more than 1 value per channel in training"):
         layer(x)
     assert unchanged(layer, before)
+    assert torch.equal(torch.get_rng_state(), generator)
     assert layer.eval()(x).shape == x.shape
     # Without running statistics eval needs a batch as well.
-    layer = LAYERS[dims][1](4, track_running_stats=False, num_components=components).eval()
+    layer = LAYERS[dims][1](4, track_running_stats=False).eval()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer(x)
 
@@ -305,3 +307,20 @@ def test_frozen_parameters_and_input() -> None:
     assert dx.abs().sum() > 0
     with torch.no_grad():
         assert not layer.requires_grad_(True)(leaf).requires_grad
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_an_in_place_operation_may_follow(backend, training, memory_format):
+    layer = MixtureNorm2d(4, backend=backend).train(training)
+    x = torch.randn(3, 4, 2, 2).contiguous(memory_format=memory_format)
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    torch.manual_seed(0)
+    expected = torch.relu(layer(leaves[0]))
+    layer.reset_running_stats()
+    torch.manual_seed(0)
+    y = torch.relu_(layer(leaves[1]))
+    torch.testing.assert_close(y, expected)
+    (y.square().sum() + expected.square().sum()).backward()
+    torch.testing.assert_close(leaves[1].grad, leaves[0].grad)
