@@ -313,7 +313,7 @@ def test_frozen_parameters_and_input() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_an_in_place_operation_may_follow(backend, training, memory_format):
-    layer = MixtureNorm2d(4, backend=backend).train(training)
+    layer = mx.MixtureNorm2d(4, backend=backend).train(training)
     x = torch.randn(3, 4, 2, 2).contiguous(memory_format=memory_format)
     leaves = [x.clone().requires_grad_() for _ in range(2)]
     torch.manual_seed(0)
