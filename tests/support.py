@@ -106,12 +106,16 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return (difference.norm() / expected.norm().clamp_min(1e-300)).item()
 
 
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Relative Frobenius error of at most ``tolerance``, same shape, finite."""
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float, terms: float = 0.0) -> None:
+    """Relative Frobenius error of at most ``tolerance``, same shape, finite.
+
+    ``terms`` is the size of what was summed, to which the error is relative where sums cancel.
+    """
     assert actual.shape == expected.shape
     assert actual.isfinite().all()
-    error = relative_error(actual, expected)
-    assert error <= tolerance, f"relative error {error:.2e} > {tolerance:.1e}"
+    size = max(expected.detach().double().norm().item(), terms)
+    error = (actual.detach().double().cpu() - expected.detach().double().cpu()).norm().item()
+    assert error <= tolerance * size, f"error {error:.2e} > {tolerance:.1e} of {size:.2e}"
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
