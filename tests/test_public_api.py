@@ -143,7 +143,6 @@ def test_arguments_follow_batch_norm(dims: int) -> None:
     ours = inspect.signature(getattr(mx, f"MixtureNorm{dims}d")).parameters
     assert list(ours)[:5] == list(theirs)[:5]
     for name, parameter in theirs.items():
-        # BatchNorm's own bias argument came with torch 2.13.
         assert ours[name].default == parameter.default, name
 
 

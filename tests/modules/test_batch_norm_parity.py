@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, cross_entropy
 
 import mixnorm_cuda as mx
+from tests.modules.batch_norms import make_batch_norm
 from tests.support import assert_close
 
 PAIRS = {
@@ -36,7 +37,7 @@ OPTIONS = [
 def pair(dims: int, channels: int, **options: Any) -> tuple[nn.Module, nn.Module]:
     """A BatchNorm and the mixture layer of one component, with the same random parameters."""
     batch_norm, mixture_norm = PAIRS[dims]
-    bn = batch_norm(channels, **options)
+    bn = make_batch_norm(batch_norm, channels, **options)
     mn = mixture_norm(channels, num_components=1, **options)
     with torch.no_grad():
         for name, parameter in bn.named_parameters():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import mixnorm_cuda as mx
+from tests.modules.batch_norms import make_batch_norm
 from tests.support import assert_close
 
 PAIRS = [
@@ -48,7 +49,7 @@ def trained_network(steps: int = 20) -> nn.Sequential:
 
 def batch_norm(layer: Any = nn.BatchNorm2d, shape: Any = (8, 6, 5, 3), **options: Any) -> nn.Module:
     """One layer with statistics and parameters as after training."""
-    norm = layer(6, **options)
+    norm = make_batch_norm(layer, 6, **options)
     with torch.no_grad():
         for tensor in (*norm.parameters(), norm.running_mean, norm.running_var):
             if tensor is not None:

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 import mixnorm_cuda as mx
+from tests.modules.batch_norms import make_batch_norm
 from tests.support import assert_close
 
 OPTIONS: list[dict[str, Any]] = [
@@ -161,7 +162,7 @@ def test_version_is_stored_and_a_newer_one_warns() -> None:
 
 def batch_norm(**options: Any) -> nn.BatchNorm2d:
     """One with statistics and parameters as after training."""
-    layer = nn.BatchNorm2d(4, **options)
+    layer = make_batch_norm(nn.BatchNorm2d, 4, **options)
     for step in range(3):
         layer(3 * data(step))
     with torch.no_grad():

@@ -397,6 +397,9 @@ def test_bad_first_batch(options: dict[str, Any], everywhere: bool, bad: float) 
     x = clustered(samples=64).transpose(0, 1).flatten(1)
     assert (mean - x.mean(1)).abs().max() < 1
     assert (var / x.var(1) - 1).abs().max() < 0.5
+    # Seeds that had stayed at their initial values would be one component for ever.
+    if layer.num_components > 1:
+        assert torch.pdist(layer.running_mean).min() > 1
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 4}, {"estimator": "batch"}], ids=str)
