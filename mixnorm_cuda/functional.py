@@ -143,7 +143,7 @@ def mixture_norm(
     r"""Mixture normalization with running statistics: the counterpart of ``F.batch_norm``.
 
     In training θ starts from the running statistics (then ``em_iters`` EM steps) and they are
-    updated in place: with λ̂ = S/M, the unbiased variance q̂ = q·S/(S−1) and f = ``momentum``,
+    updated in place: with λ̂ = S/M, the variance q̂ = q·min(S/(S−1), 2) and f = ``momentum``,
 
     .. math:: \lambda' = (1-f)\lambda + f\hat\lambda, \quad \rho = f\hat\lambda/\lambda', \quad
               \mu' = \mu + \rho\,(m - \mu), \quad \sigma^{2\prime} = \sigma^2 +

@@ -26,7 +26,8 @@ bool update_running(int64_t groups, int64_t components, int64_t channels, const 
   for (int64_t g = 0; g < groups; ++g) {
     for (int64_t k = 0; k < components; ++k) {
       const double mass = moments.mass[g * components + k];
-      const double unbiased = mass > 1 ? mass / (mass - 1) : 1.0;
+      // Unbiased from two observations on; a mass just above 1 must not blow the variance up.
+      const double unbiased = mass > 1 ? std::min(mass / (mass - 1), 2.0) : 1.0;
       T& mixing_weight = running.mixing_weight[g * components + k];
       const double share = mass / double(count);
       mixing_weight = T(mixing_weight + factor * (share - mixing_weight));

@@ -39,7 +39,7 @@ def update_running_statistics(
 ) -> Tensor:
     """Move ``running`` in place towards the batch's moments over ``count`` positions.
 
-    With λ̂ = S/M and the unbiased q̂ = q·S/(S−1):
+    With λ̂ = S/M and q̂ = q·min(S/(S−1), 2):
     λ' = (1−f)λ + f λ̂, ρ = f λ̂/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q̂ − σ²):
     a component that saw little of the batch keeps its own statistics. A batch whose moments are
     not all finite changes nothing; returns whether they were, a 0-dim bool tensor on the device.

@@ -11,7 +11,8 @@ def update_running(
 ) -> Tensor:
     """λ' = (1−f)λ + f λ̂, ρ = f λ̂/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q̂ − σ²), in place.
 
-    λ̂ = S/M and q̂ = q·S/(S−1) where S > 1. Nothing changes where a moment is not finite; returns
+    λ̂ = S/M and q̂ = q·min(S/(S−1), 2) where S > 1: unbiased from two observations on, while a
+    soft mass just above 1 does not blow its variance up. Nothing changes where a moment is not finite; returns
     whether all were, a 0-dim bool tensor.
     """
     groups = running.mixing_weight.shape[0]
@@ -19,8 +20,8 @@ def update_running(
     mass, mean, var = moments
     finite = torch.stack([t.isfinite().all() for t in moments]).all()
 
-    unbiased = mass / (mass - 1).where(mass > 1, mass)
-    unbiased = _per_channel(torch.where(mass > 1, unbiased, 1), channels_per_group)
+    unbiased = torch.where(mass > 1, (mass / (mass - 1)).clamp_max(2), 1)
+    unbiased = _per_channel(unbiased, channels_per_group)
     share = mass / count
     # λ + f(λ̂ − λ) rather than (1−f)λ + f λ̂: at K = 1 it keeps λ = 1 exactly.
     mixing_weight = running.mixing_weight + factor * (share - running.mixing_weight)

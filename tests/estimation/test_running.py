@@ -49,7 +49,7 @@ def expected_update(running: Mixture, batch: BatchMoments, count: int, f: float)
         s, lam = batch.mass[g, k].item(), running.mixing_weight[g, k].item()
         new = (1 - f) * lam + f * s / count
         rho = f * s / count / new if new else 0.0
-        q = batch.var[k, c].item() * (s / (s - 1) if s > 1 else 1)
+        q = batch.var[k, c].item() * (min(s / (s - 1), 2) if s > 1 else 1)
         mu, var = running.mean[k, c].item(), running.var[k, c].item()
         rows.append([new, mu + rho * (batch.mean[k, c].item() - mu), var + rho * (q - var)])
     return rows
@@ -109,9 +109,9 @@ def test_a_component_of_weight_zero_takes_the_first_batch_that_it_sees(target: T
     assert all(t.isfinite().all() for t in running), "0/0 for a component that never saw anything"
 
 
-def test_variance_is_unbiased_only_above_one_observation(target: Target):
+def test_variance_is_unbiased_from_two_observations_and_bounded_between(target: Target):
     running = Mixture(torch.ones(1, 1), torch.zeros(1, 1), torch.ones(1, 1))
-    for mass, expected in ((0.5, 2.0), (1.0, 2.0), (2.0, 4.0), (5.0, 2.5)):
+    for mass, expected in ((0.5, 2.0), (1.0, 2.0), (1.01, 4.0), (2.0, 4.0), (5.0, 2.5)):
         running.var.fill_(1)
         batch = BatchMoments(torch.tensor([[mass]]), torch.zeros(1, 1), torch.full((1, 1), 2.0))
         update(target, running, batch, 5, 1.0)
