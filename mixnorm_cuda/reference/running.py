@@ -12,8 +12,8 @@ def update_running(
     """λ' = (1−f)λ + f λ̂, ρ = f λ̂/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q̂ − σ²), in place.
 
     λ̂ = S/M and q̂ = q·min(S/(S−1), 2) where S > 1: unbiased from two observations on, while a
-    soft mass just above 1 does not blow its variance up. Nothing changes where a moment is not finite; returns
-    whether all were, a 0-dim bool tensor.
+    soft mass just above 1 does not blow its variance up. Nothing changes where a moment is not
+    finite; returns whether all were, a 0-dim bool tensor.
     """
     groups = running.mixing_weight.shape[0]
     channels_per_group = running.mean.shape[1] // groups

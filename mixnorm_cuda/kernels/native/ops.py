@@ -155,8 +155,8 @@ def update_running(
 ) -> Tensor:
     """Move ``running`` in place towards ``moments`` of ``count`` positions with weight ``factor``.
 
-    λ' = λ + f(S/M − λ), ρ = f (S/M)/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q·min(S/(S−1), 2) − σ²), unless a
-    moment is not finite; returns whether all were, a 0-dim bool tensor.
+    λ' = λ + f(S/M − λ), ρ = f (S/M)/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q·min(S/(S−1), 2) − σ²),
+    unless a moment is not finite; returns whether all were, a 0-dim bool tensor.
 
     Raises:
         RuntimeError: the operator library is missing.
