@@ -1,7 +1,7 @@
 #include "cpu/isa_tables.h"
 
 #if defined(MIXNORM_X86)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw")
 #define MIXNORM_VECTOR_BYTES 64
 #include "cpu/isa.h"
 

@@ -5,10 +5,12 @@
 namespace mixnorm::cpu {
 namespace {
 
-// A tile of x and one of dy stay in a 1 MiB level-2 cache between the passes of a sweep.
-constexpr int64_t kTileBytes = 192 * 1024;
+// Rows of positions want to be long, for few folds and long runs of memory: a tile of x and one of
+// dy share a level-2 cache of 1 MiB. Rows of channels are walked in columns, which wants level 1.
+constexpr int64_t kPositionTileBytes = 512 * 1024;
+constexpr int64_t kChannelTileBytes = 48 * 1024;
 constexpr int64_t kMaxTilePositions = 1024;
-constexpr int64_t kMinTilePositions = 64;
+constexpr int64_t kMinTilePositions = 32;
 
 constexpr int64_t kMinChunkElements = 32 * 1024;
 constexpr int64_t kMaxChunks = 256;
@@ -59,7 +61,8 @@ Plan::Plan(const Input& x, int64_t groups_, int64_t components_,
   const int64_t chunk_positions =
       std::max({ceil_div(kMinChunkElements, channels), ceil_div(positions, kMaxChunks),
                 int64_t{32} * components});
-  const int64_t target = std::clamp(std::min(kTileBytes / (element * resident), chunk_positions),
+  const int64_t bytes = lanes == Lanes::kChannels ? kChannelTileBytes : kPositionTileBytes;
+  const int64_t target = std::clamp(std::min(bytes / (element * resident), chunk_positions),
                                     kMinTilePositions, kMaxTilePositions);
   if (length_ > target) {
     samples_per_tile_ = 1;

@@ -198,11 +198,17 @@ MIXNORM_INLINE Vec<T> keep(Vec<T> v, Partial part) {
   return keep_lanes<T>(v, part.lanes, typename MakeIndices<kLanes<T>>::type{});
 }
 
-// A prefetch never faults, so callers may name an address past the end of the tensor.
+// Into level 2. A prefetch never faults, so callers may name an address past the end of the tensor.
 template <class T>
 MIXNORM_INLINE void prefetch(const T* p, int64_t ahead) {
   __builtin_prefetch(
       reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + ahead * sizeof(T)), 0, 2);
+}
+// The same for a line that will be written: fetched now, it does not hold up the stores later.
+template <class T>
+MIXNORM_INLINE void prefetch_for_write(const T* p, int64_t ahead) {
+  __builtin_prefetch(
+      reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + ahead * sizeof(T)), 1, 2);
 }
 
 template <class T>
@@ -224,9 +230,9 @@ struct ExpConstants<double> {
   static constexpr int kDegree = 13;
 };
 
-// exp(x) for x <= 0 by a Taylor polynomial on |r| <= ln2/2, to 1 ulp or so. Below kLowest it is 0: next to
-// the largest component's 1 such a weight is nothing, and its products would be denormal numbers, which
-// cost the processor a hundred cycles each. NaN stays NaN.
+// exp(x) for x <= 0 by a Taylor polynomial on |r| <= ln2/2, to 1 ulp or so. Below kLowest it is 0:
+// next to the largest component's 1 such a weight is nothing, and its products would be denormal
+// numbers, which cost the processor a hundred cycles each. NaN stays NaN.
 template <class T>
 MIXNORM_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   using C = ExpConstants<T>;

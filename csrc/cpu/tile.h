@@ -42,8 +42,8 @@ struct Weights {
   int64_t pitch;
 };
 
-// Sums in double, laid out as Coefficients with two per component: j = 2k and 2k + 1. A kernel may add
-// zeros to as many as kSumsPadding elements past the last one.
+// Sums in double, laid out as Coefficients with two per component: j = 2k and 2k + 1. A kernel may
+// add zeros to as many as kSumsPadding elements past the last one.
 constexpr int kSumsPadding = 32;
 struct Sums {
   double* data;
@@ -63,12 +63,12 @@ template <class T>
 struct TileKernels {
   // nu = softmax over k of constant_k + sum_c x' (quadratic_kc x' + linear_kc), k >= 1; component 0
   // is 0. Coefficients: shift, (quadratic, linear) for k >= 1. constant[0] is unused.
-  void (*responsibilities)(const TileShape&, Tile<const T> x, Coefficients<T>, const T* constant,
+  void (*responsibilities)(TileShape, Tile<const T> x, Coefficients<T>, const T* constant,
                            Weights<T> nu, int components, int64_t ahead);
 
   // sums_2k += sum_t w_k u, sums_2k+1 += sum_t w_k u x'. With u.data null, u is x' itself.
   // Coefficients: shift (others ignored). One component: w = 1 and unread.
-  void (*accumulate)(const TileShape&, Tile<const T> u, Tile<const T> x, Coefficients<T>,
+  void (*accumulate)(TileShape, Tile<const T> u, Tile<const T> x, Coefficients<T>,
                      Weights<const T> w, int components, Sums, int64_t ahead);
 
   // mass_k += sum_t w_k.
@@ -76,20 +76,20 @@ struct TileKernels {
 
   // y = sum_k nu_k [ scale_k (x' - mean_k) + bias_k ]. Coefficients: shift, (mean, scale, bias) for
   // every k.
-  void (*normalize)(const TileShape&, Tile<const T> x, Coefficients<T>, Weights<const T> nu,
-                    Tile<T> y, int components, int64_t ahead);
+  void (*normalize)(TileShape, Tile<const T> x, Coefficients<T>, Weights<const T> nu, Tile<T> y,
+                    int components, int64_t ahead);
 
   // dnu_k = constant_k + sum_c [ dy (scale x' + offset) + x' (quadratic x' + linear) ];
   // dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j).
   // Coefficients: shift, (scale, offset, quadratic, linear) for k >= 1.
-  void (*posterior_gradient)(const TileShape&, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
+  void (*posterior_gradient)(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
                              const T* constant, Weights<const T> nu, Weights<T> dlogit,
                              int components);
 
   // dx = sum_k nu_k [ scale_k dy + linear_k + curvature_k x' ] + sum_k dlogit_k [ pull_k -
   // precision_k x' ]. Coefficients: shift, (scale, linear, curvature) for every k, (pull,
   // precision) for k >= 1.
-  void (*input_gradient)(const TileShape&, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
+  void (*input_gradient)(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
                          Weights<const T> nu, Weights<const T> dlogit, Tile<T> dx, int components,
                          int64_t ahead);
 };

@@ -33,10 +33,10 @@ struct ChannelLanes {
   static constexpr int kMax = Components<K>::kMax;
   static constexpr int kWidth = kLanes<T>;
 
-  static void responsibilities(const TileShape& shape, Tile<const T> x, Coefficients<T> coef,
+  static void responsibilities(TileShape shape, Tile<const T> x, Coefficients<T> coef,
                                const T* constant, Weights<T> nu, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_vectors<T>(shape.length, [&](int64_t t0, auto positions) {
+    for_vectors<T>(shape.length, [&](int64_t t0, auto positions) MIXNORM_INLINE_LAMBDA {
       V term[kMax][kWidth];
       const int64_t end = t0 + lanes_of<T>(positions);
       for_position_blocks<position_block<K>(K)>(
@@ -78,11 +78,11 @@ struct ChannelLanes {
   }
 
   template <bool kOwn>  // u is x'
-  static MIXNORM_INLINE void accumulate_as(const TileShape& shape, Tile<const T> u, Tile<const T> x,
+  static MIXNORM_INLINE void accumulate_as(TileShape shape, Tile<const T> u, Tile<const T> x,
                                            Coefficients<T> coef, Weights<const T> w, int k_runtime,
                                            Sums sums, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_vectors<T>(shape.channels, [&](int64_t c, auto part) {
+    for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
       const V shift = load(coef.data + c, part);
       V total[2 * kMax] = {};
       for (int64_t t = 0; t < shape.length; ++t) {
@@ -114,9 +114,8 @@ struct ChannelLanes {
     });
   }
 
-  static void accumulate(const TileShape& shape, Tile<const T> u, Tile<const T> x,
-                         Coefficients<T> coef, Weights<const T> w, int k_runtime, Sums sums,
-                         int64_t ahead) {
+  static void accumulate(TileShape shape, Tile<const T> u, Tile<const T> x, Coefficients<T> coef,
+                         Weights<const T> w, int k_runtime, Sums sums, int64_t ahead) {
     if (u.data == nullptr) {
       accumulate_as<true>(shape, u, x, coef, w, k_runtime, sums, ahead);
     } else {
@@ -124,53 +123,55 @@ struct ChannelLanes {
     }
   }
 
-  static void normalize(const TileShape& shape, Tile<const T> x, Coefficients<T> coef,
-                        Weights<const T> nu, Tile<T> y, int k_runtime, int64_t ahead) {
+  static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
+                        Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_position_blocks<position_block<K>(K + 2)>(0, shape.length, [&](int64_t t, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V weight[kBlock][kMax];
-      if constexpr (K != 1) {
-        repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-          components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-            weight[i][k] = broadcast(nu.data[k * nu.pitch + t + i]);
+    for_position_blocks<position_block<K>(K + 2)>(
+        0, shape.length, [&](int64_t t, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V weight[kBlock][kMax];
+          if constexpr (K != 1) {
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                weight[i][k] = broadcast(nu.data[k * nu.pitch + t + i]);
+              });
+            });
+          }
+          for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
+            const T* p = coef.data + c;
+            const V shift = load(p, part);
+            V v[kBlock], sum[kBlock] = {};
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              const T* row = x.data + (t + i) * x.row + c;
+              prefetch(row, ahead);
+              prefetch_for_write(y.data + (t + i) * y.row + c, ahead);
+              v[i] = load(row, part) - shift;
+            });
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              const V mean = load(p + (3 * k + 1) * coef.pitch, part);
+              const V scale = load(p + (3 * k + 2) * coef.pitch, part);
+              const V bias = load(p + (3 * k + 3) * coef.pitch, part);
+              repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                const V one = (v[i] - mean) * scale + bias;
+                if constexpr (K == 1) {
+                  sum[i] = one;
+                } else {
+                  sum[i] += weight[i][k] * one;
+                }
+              });
+            });
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              store(y.data + (t + i) * y.row + c, sum[i], part);
+            });
           });
         });
-      }
-      for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + c;
-        const V shift = load(p, part);
-        V v[kBlock], sum[kBlock] = {};
-        repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-          const T* row = x.data + (t + i) * x.row + c;
-          prefetch(row, ahead);
-          v[i] = load(row, part) - shift;
-        });
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          const V mean = load(p + (3 * k + 1) * coef.pitch, part);
-          const V scale = load(p + (3 * k + 2) * coef.pitch, part);
-          const V bias = load(p + (3 * k + 3) * coef.pitch, part);
-          repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-            const V one = (v[i] - mean) * scale + bias;
-            if constexpr (K == 1) {
-              sum[i] = one;
-            } else {
-              sum[i] += weight[i][k] * one;
-            }
-          });
-        });
-        repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-          store(y.data + (t + i) * y.row + c, sum[i], part);
-        });
-      });
-    });
   }
 
-  static void posterior_gradient(const TileShape& shape, Tile<const T> dy, Tile<const T> x,
+  static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                                  Coefficients<T> coef, const T* constant, Weights<const T> nu,
                                  Weights<T> dlogit, int k_runtime) {
     const Components<K> components(k_runtime);
-    for_vectors<T>(shape.length, [&](int64_t t0, auto positions) {
+    for_vectors<T>(shape.length, [&](int64_t t0, auto positions) MIXNORM_INLINE_LAMBDA {
       V term[kMax][kWidth];
       const int64_t end = t0 + lanes_of<T>(positions);
       for_position_blocks<position_block<K>(K + 1)>(
@@ -215,58 +216,60 @@ struct ChannelLanes {
     });
   }
 
-  static void input_gradient(const TileShape& shape, Tile<const T> dy, Tile<const T> x,
+  static void input_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                              Coefficients<T> coef, Weights<const T> nu, Weights<const T> dlogit,
                              Tile<T> dx, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     const int64_t pairs =
         3 * components.count() - 1;  // pull_k at pairs + 2 k, precision_k after it
-    for_position_blocks<position_block<K>(2 * K + 3)>(0, shape.length, [&](int64_t t, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V weight[kBlock][kMax], logit[kBlock][kMax];
-      repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          if constexpr (K != 1) {
-            weight[i][k] = broadcast(nu.data[k * nu.pitch + t + i]);
-            logit[i][k] = broadcast(dlogit.data[k * dlogit.pitch + t + i]);
-          } else {
-            weight[i][k] = broadcast(T(1));
-          }
-        });
-      });
-      for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + c;
-        V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          const V scale = load(p + (3 * k + 1) * coef.pitch, part);
-          const V linear = load(p + (3 * k + 2) * coef.pitch, part);
-          const V curvature = load(p + (3 * k + 3) * coef.pitch, part);
+    for_position_blocks<position_block<K>(2 * K + 3)>(
+        0, shape.length, [&](int64_t t, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V weight[kBlock][kMax], logit[kBlock][kMax];
           repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-            on_dy[i] += weight[i][k] * scale;
-            on_one[i] += weight[i][k] * linear;
-            on_x[i] += weight[i][k] * curvature;
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              if constexpr (K != 1) {
+                weight[i][k] = broadcast(nu.data[k * nu.pitch + t + i]);
+                logit[i][k] = broadcast(dlogit.data[k * dlogit.pitch + t + i]);
+              } else {
+                weight[i][k] = broadcast(T(1));
+              }
+            });
+          });
+          for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
+            const T* p = coef.data + c;
+            V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              const V scale = load(p + (3 * k + 1) * coef.pitch, part);
+              const V linear = load(p + (3 * k + 2) * coef.pitch, part);
+              const V curvature = load(p + (3 * k + 3) * coef.pitch, part);
+              repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                on_dy[i] += weight[i][k] * scale;
+                on_one[i] += weight[i][k] * linear;
+                on_x[i] += weight[i][k] * curvature;
+              });
+            });
+            components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+              const V pull = load(p + (pairs + 2 * k) * coef.pitch, part);
+              const V precision = load(p + (pairs + 2 * k + 1) * coef.pitch, part);
+              repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                on_one[i] += logit[i][k] * pull;
+                on_x[i] -= logit[i][k] * precision;
+              });
+            });
+            const V shift = load(p, part);
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              const T* x_row = x.data + (t + i) * x.row + c;
+              const T* dy_row = dy.data + (t + i) * dy.row + c;
+              prefetch(x_row, ahead);
+              prefetch(dy_row, ahead);
+              prefetch_for_write(dx.data + (t + i) * dx.row + c, ahead);
+              const V v = load(x_row, part) - shift;
+              store(dx.data + (t + i) * dx.row + c,
+                    load(dy_row, part) * on_dy[i] + (v * on_x[i] + on_one[i]), part);
+            });
           });
         });
-        components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-          const V pull = load(p + (pairs + 2 * k) * coef.pitch, part);
-          const V precision = load(p + (pairs + 2 * k + 1) * coef.pitch, part);
-          repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-            on_one[i] += logit[i][k] * pull;
-            on_x[i] -= logit[i][k] * precision;
-          });
-        });
-        const V shift = load(p, part);
-        repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-          const T* x_row = x.data + (t + i) * x.row + c;
-          const T* dy_row = dy.data + (t + i) * dy.row + c;
-          prefetch(x_row, ahead);
-          prefetch(dy_row, ahead);
-          const V v = load(x_row, part) - shift;
-          store(dx.data + (t + i) * dx.row + c,
-                load(dy_row, part) * on_dy[i] + (v * on_x[i] + on_one[i]), part);
-        });
-      });
-    });
   }
 };
 

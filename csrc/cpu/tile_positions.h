@@ -38,41 +38,43 @@ struct PositionLanes {
   using V = Vec<T>;
   static constexpr int kMax = Components<K>::kMax;
 
-  static void responsibilities(const TileShape& shape, Tile<const T> x, Coefficients<T> coef,
+  static void responsibilities(TileShape shape, Tile<const T> x, Coefficients<T> coef,
                                const T* constant, Weights<T> nu, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_channel_blocks<channel_block<K>(2 * K - 1)>(shape.channels, [&](int64_t c0, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V shift[kBlock], quadratic[kBlock][kMax], linear[kBlock][kMax];
-      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + (c0 + c) * coef.pitch;
-        shift[c] = broadcast(p[0]);
-        components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-          quadratic[c][k] = broadcast(p[2 * k - 1]);
-          linear[c][k] = broadcast(p[2 * k]);
-        });
-      });
-      for (int64_t s = 0; s < shape.segments; ++s) {
-        const T* row = x.data + c0 * x.row + s * x.segment;
-        T* out = nu.data + s * shape.length;
-        for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-          V logit[kMax];
-          components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-            logit[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * nu.pitch + t, part);
-          });
+    for_channel_blocks<channel_block<K>(2 * K - 1)>(
+        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V shift[kBlock], quadratic[kBlock][kMax], linear[kBlock][kMax];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            const T* p = row + c * x.row + t;
-            prefetch(p, ahead);
-            const V v = load(p, part) - shift[c];
+            const T* p = coef.data + (c0 + c) * coef.pitch;
+            shift[c] = broadcast(p[0]);
             components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-              logit[k] += v * (v * quadratic[c][k] + linear[c][k]);
+              quadratic[c][k] = broadcast(p[2 * k - 1]);
+              linear[c][k] = broadcast(p[2 * k]);
             });
           });
-          components.each_but_first(
-              [&](int k) MIXNORM_INLINE_LAMBDA { store(out + k * nu.pitch + t, logit[k], part); });
+          for (int64_t s = 0; s < shape.segments; ++s) {
+            const T* row = x.data + c0 * x.row + s * x.segment;
+            T* out = nu.data + s * shape.length;
+            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+              V logit[kMax];
+              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                logit[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * nu.pitch + t, part);
+              });
+              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                const T* p = row + c * x.row + t;
+                prefetch(p, ahead);
+                const V v = load(p, part) - shift[c];
+                components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                  logit[k] += v * (v * quadratic[c][k] + linear[c][k]);
+                });
+              });
+              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                store(out + k * nu.pitch + t, logit[k], part);
+              });
+            });
+          }
         });
-      }
-    });
     for_vectors<T>(shape.positions(), [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
       V v[kMax];
       v[0] = V{};
@@ -85,66 +87,66 @@ struct PositionLanes {
   }
 
   template <bool kOwn>  // u is x'
-  static MIXNORM_INLINE void accumulate_as(const TileShape& shape, Tile<const T> u, Tile<const T> x,
+  static MIXNORM_INLINE void accumulate_as(TileShape shape, Tile<const T> u, Tile<const T> x,
                                            Coefficients<T> coef, Weights<const T> w, int k_runtime,
                                            Sums sums, int64_t ahead) {
     const Components<K> components(k_runtime);
     constexpr int kLane = kLanes<T>;
-    for_channel_blocks<accumulator_block<T, K>()>(shape.channels, [&](int64_t c0, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      constexpr int kGroups = (kBlock * 2 * kMax + kLane - 1) / kLane;
-      V total[kGroups * kLane] = {};
-      V shift[kBlock];
-      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-        shift[c] = broadcast(coef.data[(c0 + c) * coef.pitch]);
-      });
-      for (int64_t s = 0; s < shape.segments; ++s) {
-        const T* x_row = x.data + c0 * x.row + s * x.segment;
-        const T* u_row = u.data + c0 * u.row + s * u.segment;
-        const T* weight = w.data + s * shape.length;
-        for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-          V first[kBlock], second[kBlock];
+    for_channel_blocks<accumulator_block<T, K>()>(
+        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          constexpr int kGroups = (kBlock * 2 * kMax + kLane - 1) / kLane;
+          V total[kGroups * kLane] = {};
+          V shift[kBlock];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            const T* p = x_row + c * x.row + t;
-            prefetch(p, ahead);
-            const V v = load(p, part) - shift[c];
-            if constexpr (kOwn) {
-              first[c] = v;
-            } else {
-              prefetch(u_row + c * u.row + t, ahead);
-              first[c] = load(u_row + c * u.row + t, part);
-            }
-            second[c] = first[c] * v;
+            shift[c] = broadcast(coef.data[(c0 + c) * coef.pitch]);
           });
-          if constexpr (K == 1) {
-            // Lanes past the end hold -shift, which weights of 0 would have removed.
-            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-              total[2 * c] += keep<T>(first[c], part);
-              total[2 * c + 1] += keep<T>(second[c], part);
-            });
-          } else {
-            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-              const V weight_k = load(weight + k * w.pitch + t, part);
+          for (int64_t s = 0; s < shape.segments; ++s) {
+            const T* x_row = x.data + c0 * x.row + s * x.segment;
+            const T* u_row = u.data + c0 * u.row + s * u.segment;
+            const T* weight = w.data + s * shape.length;
+            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+              V first[kBlock], second[kBlock];
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                V* out = total + c * 2 * components.count() + 2 * k;
-                out[0] += weight_k * first[c];
-                out[1] += weight_k * second[c];
+                const T* p = x_row + c * x.row + t;
+                prefetch(p, ahead);
+                const V v = load(p, part) - shift[c];
+                if constexpr (kOwn) {
+                  first[c] = v;
+                } else {
+                  prefetch(u_row + c * u.row + t, ahead);
+                  first[c] = load(u_row + c * u.row + t, part);
+                }
+                second[c] = first[c] * v;
               });
+              if constexpr (K == 1) {
+                // Lanes past the end hold -shift, which weights of 0 would have removed.
+                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                  total[2 * c] += keep<T>(first[c], part);
+                  total[2 * c + 1] += keep<T>(second[c], part);
+                });
+              } else {
+                components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                  const V weight_k = load(weight + k * w.pitch + t, part);
+                  repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                    V* out = total + c * 2 * components.count() + 2 * k;
+                    out[0] += weight_k * first[c];
+                    out[1] += weight_k * second[c];
+                  });
+                });
+              }
             });
           }
+          // Lanes past the block's last sum add 0 to whatever follows (Sums has room for that).
+          double* out = sums.data + c0 * sums.pitch;
+          repeat<kGroups>([&](int g) MIXNORM_INLINE_LAMBDA {
+            add_to<T>(out + g * kLane, sum_lanes<T>(total + g * kLane), Full{});
+          });
         });
-      }
-      // Lanes past the block's last sum add 0 to whatever follows (Sums has room for that).
-      double* out = sums.data + c0 * sums.pitch;
-      repeat<kGroups>([&](int g) MIXNORM_INLINE_LAMBDA {
-        add_to<T>(out + g * kLane, sum_lanes<T>(total + g * kLane), Full{});
-      });
-    });
   }
 
-  static void accumulate(const TileShape& shape, Tile<const T> u, Tile<const T> x,
-                         Coefficients<T> coef, Weights<const T> w, int k_runtime, Sums sums,
-                         int64_t ahead) {
+  static void accumulate(TileShape shape, Tile<const T> u, Tile<const T> x, Coefficients<T> coef,
+                         Weights<const T> w, int k_runtime, Sums sums, int64_t ahead) {
     if (u.data == nullptr) {
       accumulate_as<true>(shape, u, x, coef, w, k_runtime, sums, ahead);
     } else {
@@ -152,87 +154,90 @@ struct PositionLanes {
     }
   }
 
-  static void normalize(const TileShape& shape, Tile<const T> x, Coefficients<T> coef,
-                        Weights<const T> nu, Tile<T> y, int k_runtime, int64_t ahead) {
+  static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
+                        Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_channel_blocks<channel_block<K>(3 * K + 1)>(shape.channels, [&](int64_t c0, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V shift[kBlock], mean[kBlock][kMax], scale[kBlock][kMax], bias[kBlock][kMax];
-      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + (c0 + c) * coef.pitch;
-        shift[c] = broadcast(p[0]);
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          mean[c][k] = broadcast(p[3 * k + 1]);
-          scale[c][k] = broadcast(p[3 * k + 2]);
-          bias[c][k] = broadcast(p[3 * k + 3]);
-        });
-      });
-      for (int64_t s = 0; s < shape.segments; ++s) {
-        const T* row = x.data + c0 * x.row + s * x.segment;
-        T* out = y.data + c0 * y.row + s * y.segment;
-        const T* weight = nu.data + s * shape.length;
-        for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-          V v[kBlock], sum[kBlock] = {};
+    for_channel_blocks<channel_block<K>(3 * K + 1)>(
+        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V shift[kBlock], mean[kBlock][kMax], scale[kBlock][kMax], bias[kBlock][kMax];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            prefetch(row + c * x.row + t, ahead);
-            v[c] = load(row + c * x.row + t, part) - shift[c];
-          });
-          components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-            V weight_k{};
-            if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
-            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-              const V one = (v[c] - mean[c][k]) * scale[c][k] + bias[c][k];
-              sum[c] = K == 1 ? one : sum[c] + weight_k * one;
+            const T* p = coef.data + (c0 + c) * coef.pitch;
+            shift[c] = broadcast(p[0]);
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              mean[c][k] = broadcast(p[3 * k + 1]);
+              scale[c][k] = broadcast(p[3 * k + 2]);
+              bias[c][k] = broadcast(p[3 * k + 3]);
             });
           });
-          repeat<kBlock>([&](int c)
-                             MIXNORM_INLINE_LAMBDA { store(out + c * y.row + t, sum[c], part); });
+          for (int64_t s = 0; s < shape.segments; ++s) {
+            const T* row = x.data + c0 * x.row + s * x.segment;
+            T* out = y.data + c0 * y.row + s * y.segment;
+            const T* weight = nu.data + s * shape.length;
+            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+              V v[kBlock], sum[kBlock] = {};
+              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                prefetch(row + c * x.row + t, ahead);
+                prefetch_for_write(out + c * y.row + t, ahead);
+                v[c] = load(row + c * x.row + t, part) - shift[c];
+              });
+              components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                V weight_k{};
+                if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
+                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                  const V one = (v[c] - mean[c][k]) * scale[c][k] + bias[c][k];
+                  sum[c] = K == 1 ? one : sum[c] + weight_k * one;
+                });
+              });
+              repeat<kBlock>(
+                  [&](int c) MIXNORM_INLINE_LAMBDA { store(out + c * y.row + t, sum[c], part); });
+            });
+          }
         });
-      }
-    });
   }
 
-  static void posterior_gradient(const TileShape& shape, Tile<const T> dy, Tile<const T> x,
+  static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                                  Coefficients<T> coef, const T* constant, Weights<const T> nu,
                                  Weights<T> dlogit, int k_runtime) {
     const Components<K> components(k_runtime);
-    for_channel_blocks<channel_block<K>(4 * K - 3)>(shape.channels, [&](int64_t c0, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V shift[kBlock], scale[kBlock][kMax], offset[kBlock][kMax], quadratic[kBlock][kMax],
-          linear[kBlock][kMax];
-      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + (c0 + c) * coef.pitch;
-        shift[c] = broadcast(p[0]);
-        components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-          scale[c][k] = broadcast(p[4 * k - 3]);
-          offset[c][k] = broadcast(p[4 * k - 2]);
-          quadratic[c][k] = broadcast(p[4 * k - 1]);
-          linear[c][k] = broadcast(p[4 * k]);
-        });
-      });
-      for (int64_t s = 0; s < shape.segments; ++s) {
-        const T* x_row = x.data + c0 * x.row + s * x.segment;
-        const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
-        T* out = dlogit.data + s * shape.length;
-        for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-          V sum[kMax];
-          components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-            sum[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * dlogit.pitch + t, part);
-          });
+    for_channel_blocks<channel_block<K>(4 * K - 3)>(
+        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V shift[kBlock], scale[kBlock][kMax], offset[kBlock][kMax], quadratic[kBlock][kMax],
+              linear[kBlock][kMax];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            const V v = load(x_row + c * x.row + t, part) - shift[c];
-            const V g = load(dy_row + c * dy.row + t, part);
+            const T* p = coef.data + (c0 + c) * coef.pitch;
+            shift[c] = broadcast(p[0]);
             components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-              sum[k] += g * (v * scale[c][k] + offset[c][k]);
-              sum[k] += v * (v * quadratic[c][k] + linear[c][k]);
+              scale[c][k] = broadcast(p[4 * k - 3]);
+              offset[c][k] = broadcast(p[4 * k - 2]);
+              quadratic[c][k] = broadcast(p[4 * k - 1]);
+              linear[c][k] = broadcast(p[4 * k]);
             });
           });
-          components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-            store(out + k * dlogit.pitch + t, sum[k], part);
-          });
+          for (int64_t s = 0; s < shape.segments; ++s) {
+            const T* x_row = x.data + c0 * x.row + s * x.segment;
+            const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
+            T* out = dlogit.data + s * shape.length;
+            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+              V sum[kMax];
+              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                sum[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * dlogit.pitch + t, part);
+              });
+              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                const V v = load(x_row + c * x.row + t, part) - shift[c];
+                const V g = load(dy_row + c * dy.row + t, part);
+                components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                  sum[k] += g * (v * scale[c][k] + offset[c][k]);
+                  sum[k] += v * (v * quadratic[c][k] + linear[c][k]);
+                });
+              });
+              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                store(out + k * dlogit.pitch + t, sum[k], part);
+              });
+            });
+          }
         });
-      }
-    });
     for_vectors<T>(shape.positions(), [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
       V gradient[kMax], weight[kMax], mean{};
       gradient[0] = V{};
@@ -248,62 +253,64 @@ struct PositionLanes {
     });
   }
 
-  static void input_gradient(const TileShape& shape, Tile<const T> dy, Tile<const T> x,
+  static void input_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                              Coefficients<T> coef, Weights<const T> nu, Weights<const T> dlogit,
                              Tile<T> dx, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     const int pairs = 3 * components.count() - 1;  // pull_k at pairs + 2 k, precision_k after it
-    for_channel_blocks<channel_block<K>(5 * K - 1)>(shape.channels, [&](int64_t c0, auto block) {
-      constexpr int kBlock = decltype(block)::kSize;
-      V shift[kBlock], scale[kBlock][kMax], linear[kBlock][kMax], curvature[kBlock][kMax],
-          pull[kBlock][kMax], precision[kBlock][kMax];
-      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-        const T* p = coef.data + (c0 + c) * coef.pitch;
-        shift[c] = broadcast(p[0]);
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          scale[c][k] = broadcast(p[3 * k + 1]);
-          linear[c][k] = broadcast(p[3 * k + 2]);
-          curvature[c][k] = broadcast(p[3 * k + 3]);
-        });
-        components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-          pull[c][k] = broadcast(p[pairs + 2 * k]);
-          precision[c][k] = broadcast(p[pairs + 2 * k + 1]);
-        });
-      });
-      for (int64_t s = 0; s < shape.segments; ++s) {
-        const T* x_row = x.data + c0 * x.row + s * x.segment;
-        const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
-        T* out = dx.data + c0 * dx.row + s * dx.segment;
-        const T* weight = nu.data + s * shape.length;
-        const T* logit = dlogit.data + s * shape.length;
-        for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-          V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
-          components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-            V weight_k = broadcast(T(1));
-            if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
-            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-              on_dy[c] += weight_k * scale[c][k];
-              on_one[c] += weight_k * linear[c][k];
-              on_x[c] += weight_k * curvature[c][k];
-            });
-          });
-          components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-            const V logit_k = load(logit + k * dlogit.pitch + t, part);
-            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-              on_one[c] += logit_k * pull[c][k];
-              on_x[c] -= logit_k * precision[c][k];
-            });
-          });
+    for_channel_blocks<channel_block<K>(5 * K - 1)>(
+        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V shift[kBlock], scale[kBlock][kMax], linear[kBlock][kMax], curvature[kBlock][kMax],
+              pull[kBlock][kMax], precision[kBlock][kMax];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            prefetch(x_row + c * x.row + t, ahead);
-            prefetch(dy_row + c * dy.row + t, ahead);
-            const V v = load(x_row + c * x.row + t, part) - shift[c];
-            const V g = load(dy_row + c * dy.row + t, part);
-            store(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]), part);
+            const T* p = coef.data + (c0 + c) * coef.pitch;
+            shift[c] = broadcast(p[0]);
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              scale[c][k] = broadcast(p[3 * k + 1]);
+              linear[c][k] = broadcast(p[3 * k + 2]);
+              curvature[c][k] = broadcast(p[3 * k + 3]);
+            });
+            components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+              pull[c][k] = broadcast(p[pairs + 2 * k]);
+              precision[c][k] = broadcast(p[pairs + 2 * k + 1]);
+            });
           });
+          for (int64_t s = 0; s < shape.segments; ++s) {
+            const T* x_row = x.data + c0 * x.row + s * x.segment;
+            const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
+            T* out = dx.data + c0 * dx.row + s * dx.segment;
+            const T* weight = nu.data + s * shape.length;
+            const T* logit = dlogit.data + s * shape.length;
+            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+              V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
+              components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                V weight_k = broadcast(T(1));
+                if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
+                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                  on_dy[c] += weight_k * scale[c][k];
+                  on_one[c] += weight_k * linear[c][k];
+                  on_x[c] += weight_k * curvature[c][k];
+                });
+              });
+              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                const V logit_k = load(logit + k * dlogit.pitch + t, part);
+                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                  on_one[c] += logit_k * pull[c][k];
+                  on_x[c] -= logit_k * precision[c][k];
+                });
+              });
+              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                prefetch(x_row + c * x.row + t, ahead);
+                prefetch(dy_row + c * dy.row + t, ahead);
+                prefetch_for_write(out + c * dx.row + t, ahead);
+                const V v = load(x_row + c * x.row + t, part) - shift[c];
+                const V g = load(dy_row + c * dy.row + t, part);
+                store(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]), part);
+              });
+            });
+          }
         });
-      }
-    });
   }
 };
 

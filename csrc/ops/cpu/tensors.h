@@ -20,9 +20,9 @@ inline void run_on_torch_threads(int64_t count, cpu::Task task, void* context) {
 
 // The kernels keep one register per component.
 inline void check_components(const char* op, const Tensor& mixing_weight) {
-  MIXNORM_CHECK(mixing_weight.size(1) <= device::kMaxComponents, op, ": mixing_weight has K = ",
-                mixing_weight.size(1), " components, expected at most ", device::kMaxComponents,
-                " on the CPU");
+  MIXNORM_CHECK(mixing_weight.size(1) <= device::kMaxComponents, op,
+                ": mixing_weight has K = ", mixing_weight.size(1), " components, expected at most ",
+                device::kMaxComponents, " on the CPU");
 }
 
 inline cpu::Scalar scalar_of(const Tensor& x) {
