@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixnorm_cuda.modules.mixture_norm import MixtureNormBase
+from mixnorm_cuda.types import Mixture
 
 
 @torch.no_grad()
@@ -17,10 +18,15 @@ def update_statistics(
     """Set the running statistics of all mixture layers to averages over ``loader``.
 
     The counterpart of ``torch.optim.swa_utils.update_bn``: one pass in training mode without
-    gradients, with cumulative averages. The statistics at hand stay the starting mixture, so
-    components keep their identity and their affine pairs their meaning. Momentum and training
-    modes are restored; after an error the statistics are too. Layers without running statistics
-    are left alone.
+    gradients, in which every batch has the same weight. All batches are assigned to components by
+    the statistics at hand, so the result does not depend on their order and components keep their
+    identity (and their affine pairs their meaning). With batch b's λ̂_b, m_b and unbiased q̂_b,
+
+        λ = mean_b λ̂_b,   μ = Σ_b λ̂_b m_b / Σ_b λ̂_b,   σ² = Σ_b λ̂_b q̂_b / Σ_b λ̂_b.
+
+    An untrained layer is seeded by the first batch. Batches that are empty or whose moments are
+    not finite do not count. Momentum and training modes are restored; after an error the layers'
+    statistics and parameters are too. Layers without running statistics are left alone.
 
     Args:
         loader: batches; of a tuple or list the first entry is the input.
@@ -32,7 +38,7 @@ def update_statistics(
             has changed).
     """
     layers = [
-        m for m in module.modules() if isinstance(m, MixtureNormBase) and m.running_mean is not None
+        m for m in module.modules() if isinstance(m, MixtureNormBase) and m._running() is not None
     ]
     if not layers:
         return
@@ -41,31 +47,98 @@ def update_statistics(
     if first is None:
         raise ValueError("loader is empty: expected at least one batch")
     training = {m: m.training for m in module.modules()}
-    momenta = {layer: layer.momentum for layer in layers}
-    seeded = {layer: layer._seeded for layer in layers}
-    # Parameters too: with affine_init="batchnorm" the seeding of a new layer sets them.
-    before = [
-        (tensor, tensor.clone())
-        for layer in layers
-        for tensor in (*layer.parameters(), *layer.buffers())
-    ]
+    averages = [_PopulationAverage(layer) for layer in layers]
     try:
         module.train()
-        for layer in layers:
-            layer.momentum = None
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.zero_()
-        for batch in itertools.chain([first], batches):
-            x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
-            module(x if device is None else x.to(device))
+        for average in averages:
+            average.start()
+        # A compiled module may hold graphs that do not know of the hooks.
+        with torch.compiler.set_stance("force_eager"):
+            for batch in itertools.chain([first], batches):
+                x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
+                module(x if device is None else x.to(device))
+        for average in averages:
+            average.finish()
     except BaseException:
-        for tensor, value in before:
-            tensor.copy_(value)
-        for layer in layers:
-            layer._seeded = seeded[layer]
+        for average in averages:
+            average.undo()
         raise
     finally:
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
+        for average in averages:
+            average.release()
         for m, mode in training.items():
             m.training = mode
+
+
+class _PopulationAverage:
+    """Averages one layer's batch statistics, each taken under the mixture it started with.
+
+    With momentum 1 a step leaves the statistics of its batch in the buffers; a hook adds them up
+    and puts the starting mixture back.
+    """
+
+    def __init__(self, layer: MixtureNormBase) -> None:
+        self.layer = layer
+        self.momentum, self.seeded = layer.momentum, layer._seeded
+        self.awaits_seeding = not layer._seeded
+        # Parameters too: with affine_init="batchnorm" the seeding of a new layer sets them.
+        self.before = [(t, t.clone()) for t in (*layer.parameters(), *layer.buffers())]
+        self.mixture = self._snapshot()
+        self.sums = Mixture(*(torch.zeros_like(t) for t in self.mixture))
+        self.hook = layer.register_forward_hook(self._add)
+
+    def start(self) -> None:
+        self.layer.momentum = 1.0
+        self._tracked().zero_()
+        self.count = self._tracked().clone()
+
+    def finish(self) -> None:
+        """The averages into the layer; what no batch had any mass for stays as it was."""
+        share = self._per_channel(self.sums.mixing_weight)
+        averages = (
+            self.sums.mixing_weight / self.count,
+            self.sums.mean / share,
+            self.sums.var / share,
+        )
+        for buffer, average in zip(self._running(), averages, strict=True):
+            buffer.copy_(torch.where(average.isfinite(), average, buffer))
+
+    def undo(self) -> None:
+        for tensor, value in self.before:
+            tensor.copy_(value)
+        self.layer._seeded = self.seeded
+
+    def release(self) -> None:
+        self.hook.remove()
+        self.layer.momentum = self.momentum
+
+    def _add(self, *_: Any) -> None:
+        counted = self._tracked() > self.count
+        self.count.copy_(self._tracked())
+        batch = self._running()
+        share = self._per_channel(batch.mixing_weight)
+        parts = (batch.mixing_weight, share * batch.mean, share * batch.var)
+        for total, part in zip(self.sums, parts, strict=True):
+            total.add_(torch.where(counted, part, 0))
+        if self.awaits_seeding and self.layer._seeded:
+            self.mixture = self._snapshot()
+            self.awaits_seeding = False
+        for buffer, value in zip(batch, self.mixture, strict=True):
+            buffer.copy_(value)
+
+    def _running(self) -> Mixture:
+        running = self.layer._running()
+        assert running is not None
+        return running
+
+    def _tracked(self) -> Tensor:
+        tracked = self.layer.num_batches_tracked
+        assert tracked is not None
+        return tracked
+
+    def _snapshot(self) -> Mixture:
+        return Mixture(*(t.clone() for t in self._running()))
+
+    def _per_channel(self, value: Tensor) -> Tensor:
+        """[G, K] -> [K, C]."""
+        return value.T.repeat_interleave(self.layer.num_features // self.layer.groups, dim=1)
