@@ -52,7 +52,7 @@ def update_statistics(
         module.train()
         for average in averages:
             average.start()
-        # A compiled module may hold graphs that do not know of the hooks.
+        # Hooks and another momentum would make a compiled module compile anew, twice.
         with torch.compiler.set_stance("force_eager"):
             for batch in itertools.chain([first], batches):
                 x: Tensor = batch[0] if isinstance(batch, (list, tuple)) else batch
