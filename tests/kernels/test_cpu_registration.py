@@ -1,0 +1,106 @@
+"""The CPU operators as PyTorch sees them: schema, fake implementation, compile, messages."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.kernels.native import loader
+
+pytestmark = pytest.mark.skipif(
+    loader.missing("cpu") is not None, reason=f"no CPU operators: {loader.missing('cpu')}"
+)
+
+CHANNELS = 6
+
+
+def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator) + 0.5
+
+    mixture = (rand(groups, components), rand(components, CHANNELS), rand(components, CHANNELS))
+    affine = (rand(CHANNELS).expand(components, CHANNELS), None)
+    if name == "moments":
+        return (x, *mixture, 1e-5)
+    if name == "forward":
+        return (x, *mixture, *affine, 1e-5, 1, True)
+    if name == "evaluate":
+        return (x, *mixture, *affine, 1e-5, True)
+    dy = torch.ones_like(x)
+    if name == "evaluate_backward":
+        return (dy, x, *mixture, *affine, 1e-5, True, True)
+    out = torch.ops.mixnorm.forward(*arguments("forward", x, components, groups))
+    return (dy, x, out[4], *out[1:4], *out[5:8], *affine, 1e-5, True, True, True)
+
+
+OPERATORS = ("moments", "forward", "backward", "evaluate", "evaluate_backward")
+INPUTS = {
+    "contiguous": torch.randn(4, CHANNELS, 5, 5),
+    "channels last": torch.randn(4, CHANNELS, 5, 5).contiguous(memory_format=torch.channels_last),
+    "slice": torch.randn(4, CHANNELS, 9, 5)[:, :, ::2],
+    "rank 2": torch.randn(9, CHANNELS),
+    "empty": torch.randn(0, CHANNELS, 5, 5),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 1), (3, 2)])
+def test_opcheck(name: str, kind: str, components: int, groups: int) -> None:
+    operator = getattr(torch.ops.mixnorm, name).default
+    torch.library.opcheck(
+        operator,
+        arguments(name, INPUTS[kind], components, groups),
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
+
+
+def test_compiles_without_graph_breaks() -> None:
+    def step(x: Tensor, dy: Tensor, mixture: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        out = torch.ops.mixnorm.forward(x, *mixture, None, None, 1e-5, 1, True)
+        grads = torch.ops.mixnorm.backward(
+            dy, x, out[4], *out[1:4], *out[5:8], None, None, 1e-5, True, True, False
+        )
+        return out[0] * 2, grads[0], torch.ops.mixnorm.moments(x, *mixture, 1e-5)[1]
+
+    x = INPUTS["channels last"]
+    mixture = arguments("moments", x)[1:4]
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for found, wanted in zip(
+        compiled(x, x.square(), mixture), step(x, x.square(), mixture), strict=True
+    ):
+        assert torch.equal(found, wanted)
+        assert found.stride() == wanted.stride()
+
+
+X = INPUTS["contiguous"]
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "value", "message"),
+    [
+        ("forward", 0, torch.randn(CHANNELS), "x has shape"),
+        ("forward", 0, torch.randn(4, CHANNELS, 5).long(), "x has dtype"),
+        ("forward", 1, torch.rand(4, 3), "mixing_weight has G = 4"),
+        ("forward", 1, torch.rand(1, 17), "mixing_weight has K = 17|mean has shape"),
+        ("forward", 2, torch.rand(3, 5), "mean has shape"),
+        ("forward", 3, torch.rand(3, CHANNELS).double(), "var has dtype"),
+        ("forward", 4, torch.rand(CHANNELS), "weight has shape"),
+        ("forward", 6, 0.0, "eps is 0"),
+        ("forward", 7, -1, "em_iters is -1"),
+        ("backward", 0, torch.rand(4, CHANNELS, 5, 6), "dy has shape"),
+        ("backward", 0, torch.rand(4, CHANNELS, 5, 5).double(), "dy has dtype"),
+        ("backward", 2, torch.rand(3, 99), "responsibilities has shape"),
+        ("backward", 3, torch.rand(2, 3), "mass has shape"),
+        ("evaluate", 5, torch.rand(3, 7), "bias has shape"),
+        ("evaluate_backward", 7, -1.0, "eps is -1"),
+    ],
+)
+def test_bad_input_is_named(name: str, position: int, value: Any, message: str) -> None:
+    call = list(arguments(name, X))
+    call[position] = value
+    with pytest.raises(ValueError, match=f"mixnorm::{name}: ({message})"):
+        getattr(torch.ops.mixnorm, name)(*call)
