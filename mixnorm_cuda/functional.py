@@ -180,7 +180,7 @@ def mixture_norm(
         responsibility_grad=responsibility_grad, backend=backend,
     )  # fmt: skip
     if moments is not None and x.numel() > 0:
-        update_running_statistics(running, moments, x.numel() // x.shape[1], momentum)
+        update_running_statistics(running, moments, x.numel() // x.shape[1], momentum, backend)
     return y
 
 

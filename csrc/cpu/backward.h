@@ -1,4 +1,4 @@
-// Gradients of the training forward on the CPU (SPEC.md, section 2). Torch-free.
+// Gradients of the training forward on the CPU (docs/method.md, section 2). Torch-free.
 #pragma once
 
 #include "cpu/executor.h"

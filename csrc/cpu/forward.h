@@ -1,4 +1,4 @@
-// Training forward on the CPU (SPEC.md, section 1). Torch-free.
+// Training forward on the CPU (docs/method.md, section 1). Torch-free.
 #pragma once
 
 #include "cpu/executor.h"

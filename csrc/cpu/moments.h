@@ -1,4 +1,4 @@
-// Responsibility-weighted moments of one batch on the CPU (SPEC.md, section 1). Torch-free.
+// Responsibility-weighted moments of one batch on the CPU (docs/method.md, section 1). Torch-free.
 #pragma once
 
 #include <cstdint>

@@ -32,7 +32,8 @@ bool update_running(int64_t groups, int64_t components, int64_t channels, const 
       const double share = mass / double(count);
       mixing_weight = T(mixing_weight + factor * (share - mixing_weight));
       const double floor = std::numeric_limits<T>::min();
-      const double rho = factor * share / std::max(double(mixing_weight), floor);
+      // At most 1 as numbers; rounding could take the weight to 0 and rho far above.
+      const double rho = std::min(factor * share / std::max(double(mixing_weight), floor), 1.0);
       const int64_t first = k * channels + g * group_channels;
       for (int64_t i = first; i < first + group_channels; ++i) {
         running.mean[i] = T(running.mean[i] + rho * (moments.mean[i] - running.mean[i]));

@@ -1,4 +1,4 @@
-// Gradients of SPEC.md, section 2, on the centred input x' = x - shift, m' = m - shift.
+// Gradients of docs/method.md, section 2, on the centred input x' = x - shift, m' = m - shift.
 #pragma once
 
 #include "constants.h"

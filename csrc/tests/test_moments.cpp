@@ -1,4 +1,4 @@
-// The moments kernel against the formulas of SPEC.md, section 1, written out in double.
+// The moments kernel against the formulas of docs/method.md, section 1, written out in double.
 #include <cmath>
 #include <cstdint>
 #include <limits>

@@ -26,7 +26,9 @@ def update_running(
     # λ + f(λ̂ − λ) rather than (1−f)λ + f λ̂: at K = 1 it keeps λ = 1 exactly.
     mixing_weight = running.mixing_weight + factor * (share - running.mixing_weight)
     tiny = torch.finfo(mass.dtype).tiny
-    rho = _per_channel(factor * share / mixing_weight.clamp_min(tiny), channels_per_group)
+    # ρ ≤ 1 as numbers; rounding could take λ' to 0 below f λ̂, and ρ far above.
+    rho = (factor * share / mixing_weight.clamp_min(tiny)).clamp_max(1)
+    rho = _per_channel(rho, channels_per_group)
     updated = (
         mixing_weight,
         running.mean + rho * (mean - running.mean),

@@ -178,3 +178,15 @@ def test_reads_nothing_on_the_host():
     running = Mixture(*(t.to("meta") for t in problem((2, 4), 3).mixture))
     batch = BatchMoments(*(t.to("meta") for t in moments_of(1, 3, 4, 50)))
     assert update_running_statistics(running, batch, 50, 0.1).device.type == "meta"
+
+
+@pytest.mark.parametrize("share", [1e-20, 1e-12, 1e-8])
+def test_a_nearly_empty_component_moves_at_most_all_the_way(target: Target, share):
+    """At f = 1, λ + f(λ̂ − λ) rounds to 0 for tiny λ̂: ρ must not pass 1, nor variances turn < 0."""
+    running = Mixture(torch.full((1, 2), 0.5), torch.full((2, 3), 4.0), torch.full((2, 3), 2.0))
+    mass = torch.tensor([[100.0, 100 * share]])
+    batch = BatchMoments(mass, torch.full((2, 3), -1.0), torch.full((2, 3), 0.5))
+    update(target, running, batch, 100, 1.0)
+    assert ((running.mean >= -1) & (running.mean <= 4)).all()
+    assert ((running.var >= 0.5) & (running.var <= 2)).all()
+    assert (running.mixing_weight >= 0).all()
