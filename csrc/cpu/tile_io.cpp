@@ -1,12 +1,20 @@
 #include "cpu/tile_io.h"
 
+#include <algorithm>
+
 #include "cpu/scalar.h"
 
 namespace mixnorm::cpu {
 namespace {
 
+// Rows of positions in a buffer start a cache line apart from a multiple of the line: tiles often
+// have a power of two of positions, and then all their rows would fall on the same few cache sets.
+int64_t row_pitch(int64_t positions) { return (positions + 15) / 16 * 16 + 16; }
+
 int64_t buffer_size(const Plan& plan) {
-  return plan.staging == Plan::Staging::kNone ? 0 : plan.channels * plan.max_tile_positions;
+  if (plan.staging == Plan::Staging::kNone) return 0;
+  const int64_t positions = plan.max_tile_positions;
+  return plan.channels * (plan.lanes == Lanes::kPositions ? row_pitch(positions) : positions);
 }
 
 template <class T>
@@ -16,7 +24,7 @@ Tile<T> in_place(const Plan& plan, T* data, Strides strides) {
 
 template <class T>
 Tile<T> in_buffer(const Plan& plan, T* buffer, const TileRef& ref) {
-  return {buffer, plan.lanes == Lanes::kPositions ? ref.positions() : plan.channels, 0};
+  return {buffer, plan.lanes == Lanes::kPositions ? row_pitch(ref.positions()) : plan.channels, 0};
 }
 
 // f(offset in the tensor, offset in the buffer, rows, length, rows' strides) for each block of
@@ -28,27 +36,27 @@ void for_row_blocks(const Plan& plan, const TileRef& ref, Strides strides, F&& f
     return;
   }
   for (int64_t s = 0; s < ref.segments; ++s) {
-    f(s * strides.n, s * ref.length, plan.channels, ref.length, strides.c, ref.positions());
+    f(s * strides.n, s * ref.length, plan.channels, ref.length, strides.c,
+      row_pitch(ref.positions()));
   }
 }
 
-// f(offset in the tensor, offset in the rows-of-positions buffer), the tensor's nearer stride
-// inside.
+// f(offset in the tensor, offset in the rows-of-positions buffer). Square blocks, because one side
+// is walked against its layout: a block's cache lines stay in level 1 until all of each is used.
 template <class F>
 void for_elements(const Plan& plan, const TileRef& ref, Strides strides, F&& f) {
-  const int64_t row = ref.positions();
+  constexpr int64_t kBlock = 16;
+  const int64_t row = row_pitch(ref.positions());
   for (int64_t s = 0; s < ref.segments; ++s) {
     const int64_t from = s * strides.n, to = s * ref.length;
-    if (strides.c < strides.l) {
-      for (int64_t l = 0; l < ref.length; ++l) {
-        for (int64_t c = 0; c < plan.channels; ++c) {
-          f(from + l * strides.l + c * strides.c, to + c * row + l);
-        }
-      }
-    } else {
-      for (int64_t c = 0; c < plan.channels; ++c) {
-        for (int64_t l = 0; l < ref.length; ++l) {
-          f(from + l * strides.l + c * strides.c, to + c * row + l);
+    for (int64_t l0 = 0; l0 < ref.length; l0 += kBlock) {
+      const int64_t l1 = std::min(l0 + kBlock, ref.length);
+      for (int64_t c0 = 0; c0 < plan.channels; c0 += kBlock) {
+        const int64_t c1 = std::min(c0 + kBlock, plan.channels);
+        for (int64_t c = c0; c < c1; ++c) {
+          for (int64_t l = l0; l < l1; ++l) {
+            f(from + l * strides.l + c * strides.c, to + c * row + l);
+          }
         }
       }
     }
