@@ -28,32 +28,38 @@ constexpr TileKernels<T> table() {
           &Kernels::normalize,        &Kernels::posterior_gradient, &Kernels::input_gradient};
 }
 
-// Indexed by the component count; 0 takes any.
+// Components up to here have kernels of their own; index 0 is the kernel that takes any number.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kSpecialized = 3;  // instrumenting inlined vector code takes a compiler minutes
+#else
 constexpr int kSpecialized = 8;
-constexpr TileKernels<float> kPositions32[] = {
-    table<float, PositionLanes<float, 0>>(), table<float, PositionLanes<float, 1>>(),
-    table<float, PositionLanes<float, 2>>(), table<float, PositionLanes<float, 3>>(),
-    table<float, PositionLanes<float, 4>>(), table<float, PositionLanes<float, 5>>(),
-    table<float, PositionLanes<float, 6>>(), table<float, PositionLanes<float, 7>>(),
-    table<float, PositionLanes<float, 8>>()};
-constexpr TileKernels<float> kChannels32[] = {
-    table<float, ChannelLanes<float, 0>>(), table<float, ChannelLanes<float, 1>>(),
-    table<float, ChannelLanes<float, 2>>(), table<float, ChannelLanes<float, 3>>(),
-    table<float, ChannelLanes<float, 4>>(), table<float, ChannelLanes<float, 5>>(),
-    table<float, ChannelLanes<float, 6>>(), table<float, ChannelLanes<float, 7>>(),
-    table<float, ChannelLanes<float, 8>>()};
-constexpr TileKernels<double> kPositions64[] = {table<double, PositionLanes<double, 0>>(),
-                                                table<double, PositionLanes<double, 1>>()};
-constexpr TileKernels<double> kChannels64[] = {table<double, ChannelLanes<double, 0>>(),
-                                               table<double, ChannelLanes<double, 1>>()};
+#endif
+
+template <class T, template <class, int> class Kernels, int N>
+struct Tables {
+  TileKernels<T> by_components[N];
+
+  template <int... K>
+  static constexpr Tables make(Indices<K...>) {
+    return {{table<T, Kernels<T, K>>()...}};
+  }
+  static constexpr Tables make() { return make(typename MakeIndices<N>::type{}); }
+  const TileKernels<T>* find(int components) const {
+    return by_components + (components < N ? components : 0);
+  }
+};
+
+constexpr auto kPositions32 = Tables<float, PositionLanes, kSpecialized + 1>::make();
+constexpr auto kChannels32 = Tables<float, ChannelLanes, kSpecialized + 1>::make();
+constexpr auto kPositions64 = Tables<double, PositionLanes, 2>::make();
+constexpr auto kChannels64 = Tables<double, ChannelLanes, 2>::make();
 
 const TileKernels<float>* kernels32(Lanes lanes, int components) {
-  const int k = components <= kSpecialized ? components : 0;
-  return (lanes == Lanes::kPositions ? kPositions32 : kChannels32) + k;
+  return lanes == Lanes::kPositions ? kPositions32.find(components) : kChannels32.find(components);
 }
 
 const TileKernels<double>* kernels64(Lanes lanes, int components) {
-  return (lanes == Lanes::kPositions ? kPositions64 : kChannels64) + (components == 1 ? 1 : 0);
+  return lanes == Lanes::kPositions ? kPositions64.find(components) : kChannels64.find(components);
 }
 
 constexpr StagingKernels kStaging = {&widen_rows<BFloat16>, &narrow_rows<BFloat16>,

@@ -26,11 +26,13 @@ Sums ChunkSums::group(int64_t chunk, int64_t g) {
 }
 
 void ChunkSums::merge(Executor executor) {
-  constexpr int64_t kBlock = 512;
-  parallel_for(executor, (size_ + kBlock - 1) / kBlock, [&](int64_t begin, int64_t end) {
-    const int64_t last = std::min(end * kBlock, size_);
+  // Up to this many additions, waking threads takes longer than adding.
+  constexpr int64_t kAdditionsPerTask = 1 << 18;
+  const int64_t tasks = 1 + chunks_ * size_ / kAdditionsPerTask;
+  parallel_for(executor, tasks, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-      for (int64_t i = begin * kBlock; i < last; ++i) data_[i] += data_[chunk * size_ + i];
+      const double* from = &data_[chunk * size_];
+      for (int64_t i = begin * size_ / tasks; i < end * size_ / tasks; ++i) data_[i] += from[i];
     }
   });
 }
