@@ -155,13 +155,15 @@ std::vector<T> sample_shift(const Input& x) {
 template <class T>
 std::vector<T> mixture_shift(const Plan& plan, const T* mixing_weight, const T* mean) {
   std::vector<T> shift(plan.channels);
-  for (int64_t g = 0; g < plan.groups; ++g) {
-    const T* weights = mixing_weight + g * plan.components;
-    const int64_t heaviest = std::max_element(weights, weights + plan.components) - weights;
-    for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
-      const T value = mean[heaviest * plan.channels + c];
-      shift[c] = std::isfinite(value) ? value : T(0);
+  for (int64_t c = 0; c < plan.channels; ++c) {
+    const T* weight = mixing_weight + c / plan.group_channels * plan.components;
+    double sum = 0, total = 0;
+    for (int64_t k = 0; k < plan.components; ++k) {
+      sum += double(weight[k]) * double(mean[k * plan.channels + c]);
+      total += double(weight[k]);
     }
+    const double value = sum / total;
+    shift[c] = std::isfinite(value) ? T(value) : T(0);
   }
   return shift;
 }

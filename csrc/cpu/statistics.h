@@ -106,8 +106,9 @@ struct Posterior {
 template <class T>
 std::vector<T> sample_shift(const Input& x);
 
-// Per channel, the mean of the component with the largest weight (or mass): near the data, whatever an
-// empty component's mean is, and free of x: in eval one position must not touch another's output.
+// Per channel, the mean of the mixture (weighted by mixing weight or mass): amid the components,
+// which keeps the logits' terms small, and free of x: in eval one position must not touch another's
+// output.
 template <class T>
 std::vector<T> mixture_shift(const Plan& plan, const T* mixing_weight, const T* mean);
 

@@ -57,20 +57,21 @@ struct PositionLanes {
             const T* row = x.data + c0 * x.row + s * x.segment;
             T* out = nu.data + s * shape.length;
             for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-              V logit[kMax];
-              components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-                logit[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * nu.pitch + t, part);
-              });
+              // A block's channels are summed before they meet the others: fewer roundings of a
+              // sum that grows with the channels.
+              V sum[kMax] = {};
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
                 const T* p = row + c * x.row + t;
                 prefetch(p, ahead);
                 const V v = load(p, part) - shift[c];
                 components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-                  logit[k] += v * (v * quadratic[c][k] + linear[c][k]);
+                  sum[k] += v * (v * quadratic[c][k] + linear[c][k]);
                 });
               });
               components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-                store(out + k * nu.pitch + t, logit[k], part);
+                T* p = out + k * nu.pitch + t;
+                const V before = c0 == 0 ? broadcast(constant[k]) : load(p, part);
+                store(p, before + sum[k], part);
               });
             });
           }
