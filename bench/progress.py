@@ -20,7 +20,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
         yield line
         return
-    with tqdm(total=total, unit="visit", dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=total, unit="visit", dynamic_ncols=True, leave=False, disable=None) as bar:
 
         def advance(name: str) -> None:
             bar.update()

@@ -1,4 +1,5 @@
-// Numerical floors and limits shared by every kernel (docs/method.md, sections 1 and 4). Torch-free.
+// Numerical floors and limits shared by every kernel (docs/method.md, sections 1 and 4).
+// Torch-free.
 #pragma once
 
 #if defined(__CUDACC__)

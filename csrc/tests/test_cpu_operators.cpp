@@ -1,5 +1,6 @@
-// The fused CPU operators against the formulas of docs/method.md, sections 1 and 2, written out in double,
-// over every instruction set of this processor. Outputs start as NaN: all of them must be written.
+// The fused CPU operators against the formulas of docs/method.md, sections 1 and 2, written out in
+// double, over every instruction set of this processor. Outputs start as NaN: all of them must be
+// written.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
