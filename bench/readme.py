@@ -16,10 +16,16 @@ BEGIN, END = "<!-- begin {}: python -m bench.readme -->", "<!-- end {} -->"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 
 
-def latest(results: list[tuple[Path, Result]], device_type: str) -> tuple[Path, Result] | None:
-    """The newest result of a kind of device; a full run before a quick one."""
-    found = [r for r in results if r[1].environment["device_type"] == device_type]
-    return max(found, key=lambda r: (not r[1].settings.get("quick"), r[1].date), default=None)
+def latest(
+    results: list[tuple[Path, Result]], device_type: str, kinds: tuple[str, ...]
+) -> tuple[Path, Result] | None:
+    """The newest result on a kind of device, of the first of ``kinds`` that there is."""
+    here = [r for r in results if r[1].environment["device_type"] == device_type]
+    for kind in kinds:
+        found = [r for r in here if r[1].kind == kind]
+        if found:
+            return max(found, key=lambda r: r[1].date)
+    return None
 
 
 def status_table(results: list[tuple[Path, Result]]) -> str:
@@ -66,15 +72,32 @@ def result_section(path: Path, result: Result) -> str:
             "Training forward + backward, fp32, K = 3, G = 1, no EM step:",
             table(columns, lines, markdown=True),
         ]
-    for name, alt in (
-        ("ratio", "ratio to BatchNorm per case"),
-        ("copy", "percent of the copy bandwidth per case"),
-        ("scaling", "scaling with K, M and C"),
-    ):
-        picture = path.with_name(f"{path.stem}-{name}.png")
-        if picture.exists():
-            parts.append(f"![{alt}](results/{picture.name})")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_pictures(path)])
+
+
+def _pictures(path: Path) -> list[str]:
+    names = {
+        "ratio": "ratio to BatchNorm per case",
+        "copy": "percent of the copy bandwidth per case",
+        "scaling": "scaling with K, M and C",
+    }
+    pictures = {path.with_name(f"{path.stem}-{name}.png"): alt for name, alt in names.items()}
+    return [f"![{alt}](results/{p.name})" for p, alt in pictures.items() if p.exists()]
+
+
+def part_section(path: Path, result: Result) -> str:
+    """Heading and every row of ours of a run over chosen cases: other settings, phases, sizes."""
+    lines = [
+        (r.case, r.implementation, _time(r), ratio(r), number(r.gbps, 1),
+         number(r.percent_of_copy))
+        for r in result.rows
+        if r.ours
+    ]  # fmt: skip
+    columns = ("case", "implementation", "time", "× BN", "GB/s", "% copy")
+    return "\n\n".join(
+        [f"`{path.name}`: " + heading(result).replace("\n", "; ") + ".",
+         table(columns, lines, markdown=True), *_pictures(path)]
+    )  # fmt: skip
 
 
 def _base(row: Row) -> bool:
@@ -94,10 +117,13 @@ def rendered(readme: str, results: list[tuple[Path, Result]]) -> str:
     """
     sections = {"status": status_table(results)}
     for device_type, name in DEVICES.items():
-        found = latest(results, device_type)
+        found = latest(results, device_type, ("full", "quick"))
         sections[device_type] = (
             result_section(*found) if found else f"Never run on a {name} so far: no figure."
         )
+        part = latest(results, device_type, ("part",))
+        if part is not None:
+            sections[device_type] += "\n\nA run over chosen cases:\n\n" + part_section(*part)
     for name, content in sections.items():
         begin, end = BEGIN.format(name), END.format(name)
         head, opened, rest = readme.partition(begin)

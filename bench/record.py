@@ -78,11 +78,19 @@ class Result:
 
     @property
     def stem(self) -> str:
-        """File name: device and date."""
+        """File name: device and date, and whether it is less than a full run."""
         device = re.sub(r"\((R|TM)\)|[^A-Za-z0-9]+", " ", self.environment["device"])
         slug = "-".join(device.lower().split())
-        quick = "-quick" if self.settings.get("quick") else ""
-        return f"{self.environment['device_type']}-{slug}-{self.environment['date'][:10]}{quick}"
+        kind = "" if self.kind == "full" else f"-{self.kind}"
+        return f"{self.environment['device_type']}-{slug}-{self.environment['date'][:10]}{kind}"
+
+    @property
+    def kind(self) -> str:
+        """ "quick", "part" (of the cases or of the backends), or "full"."""
+        if self.settings.get("quick"):
+            return "quick"
+        chosen = any(self.settings.get(option) for option in ("cases", "filter", "backend"))
+        return "part" if chosen else "full"
 
     @property
     def date(self) -> datetime.datetime:
