@@ -7,8 +7,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
-out=${OUT_DIR:-out/gpu}
-mkdir -p "$out"
+results=${OUT_DIR:-out/gpu}
+mkdir -p "$results"
 bench_s=${BENCH_S:-150}
 status=0
 
@@ -16,10 +16,10 @@ step() { # step NAME SECONDS COMMAND...
   local name=$1 limit=$2 code=0
   shift 2
   echo "== $name (at most $limit s)"
-  timeout --kill-after=10 "$limit" "$@" 2>&1 | tee "$out/$name.log" || code=${PIPESTATUS[0]}
+  timeout --kill-after=10 "$limit" "$@" 2>&1 | tee "$results/$name.log" || code=${PIPESTATUS[0]}
   if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then echo "$name: stopped at its limit of $limit s"; fi
   if [ "$code" -ne 0 ]; then
-    echo "$name: exit status $code" | tee -a "$out/$name.log"
+    echo "$name: exit status $code" | tee -a "$results/$name.log"
     status=1
   fi
 }
@@ -30,8 +30,8 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
 fi
 step build "${BUILD_S:-200}" "$python" setup.py -q build_ext --inplace
 step info 20 "$python" -m mixnorm_cuda.info
-step tests "${TEST_S:-200}" "$python" -m pytest tests -m cuda --junitxml "$out/tests.xml"
+step tests "${TEST_S:-200}" "$python" -m pytest tests -m cuda --junitxml "$results/tests.xml"
 # shellcheck disable=SC2086  # ARGS is a list of words
-step bench "$bench_s" "$python" -m bench --device cuda --budget $((bench_s - 20)) --out "$out/bench" ${ARGS:-}
-echo "results: $out"
+step bench "$bench_s" "$python" -m bench --device cuda --budget $((bench_s - 20)) --out "$results/bench" ${ARGS:-}
+echo "results: $results"
 exit "$status"
