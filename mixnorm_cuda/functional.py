@@ -10,7 +10,12 @@ from torch import Tensor
 from mixnorm_cuda import checks, dispatch
 from mixnorm_cuda.autograd import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.autograd.function import per_component
-from mixnorm_cuda.estimation import initial_mixture, starting_mixture, update_running_statistics
+from mixnorm_cuda.estimation import (
+    initial_mixture,
+    recomputation,
+    starting_mixture,
+    update_running_statistics,
+)
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 __all__ = ["BatchMoments", "mixture_norm", "mixture_normalize"]
@@ -174,12 +179,22 @@ def mixture_norm(
     checks.check_momentum(momentum, or_none=False)
     running = Mixture(running_weight, running_mean, running_var)
     checks.check_mixture(x, *running, prefix="running_")
+    mixture, repeated, step = running, False, None
+    if training:
+        mixture, repeated = starting_mixture(running), recomputation.is_repetition()
+        known = recomputation.recall(running_mean, x) if repeated else None
+        if known is not None:
+            mixture = known.mixture
+        elif recomputation.may_be_repeated():
+            step = recomputation.step_of(x, mixture, em_iters, None)
     y, moments = mixture_normalize(
-        x, *(starting_mixture(running) if training else running), weight, bias,
+        x, *mixture, weight, bias,
         training=training, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale,
         responsibility_grad=responsibility_grad, backend=backend,
     )  # fmt: skip
-    if moments is not None and x.numel() > 0:
+    if step is not None:
+        recomputation.remember(running_mean, step, y)
+    if moments is not None and x.numel() > 0 and not repeated:
         update_running_statistics(running, moments, x.numel() // x.shape[1], momentum, backend)
     return y
 

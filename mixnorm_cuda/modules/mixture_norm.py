@@ -15,6 +15,7 @@ from mixnorm_cuda.estimation import (
     expand_affine,
     initial_mixture,
     match_components,
+    recomputation,
     seed_mixture,
     starting_mixture,
     update_running_statistics,
@@ -185,8 +186,17 @@ class MixtureNormBase(nn.Module):
         if not self.track_running_stats:
             running = None  # switched off after construction: as in BN, neither used nor changed
         checks.check_enough_values(x)
+        if running is not None and recomputation.is_repetition():
+            return self._repeat(x, running, responsibilities)
+        watched = running is not None and x.numel() > 0 and recomputation.may_be_repeated()
+        generator = recomputation.generator_state(x) if watched else None
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
+        if watched:
+            drawn = self._seeds(x, running, responsibilities)
+            step = recomputation.step_of(x, mixture, em_iters, generator if drawn else None)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        if running is not None and watched:
+            recomputation.remember(running.mean, step, y)
         if self.training and running is not None and moments is not None and x.numel() > 0:
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
@@ -243,14 +253,11 @@ class MixtureNormBase(nn.Module):
         """
         em_iters = self._em_iters()
         first = running is not None and self.num_components > 1 and not self._seeded
-        if running is None:
-            start = initial_mixture(x, self.num_components, self.groups)
-        else:
-            start = starting_mixture(running)
-        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
-            return start, 0, first
-        if self.estimator == "online" and running is not None and not first:
-            return start, em_iters, first
+        if not self._seeds(x, running, responsibilities):
+            if running is None:
+                return initial_mixture(x, self.num_components, self.groups), 0, first
+            fixed = x.numel() == 0 or responsibilities is not None or self.num_components == 1
+            return starting_mixture(running), 0 if fixed else em_iters, first
         mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
             mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
@@ -260,6 +267,26 @@ class MixtureNormBase(nn.Module):
         if running is not None and first and self.affine_init == "batchnorm":
             self._start_as_batch_norm(x, running, mixture)
         return mixture, em_iters, first
+
+    def _seeds(self, x: Tensor, running: Mixture | None, responsibilities: Tensor | None) -> bool:
+        """Whether a training step draws a new mixture from ``x``."""
+        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
+            return False
+        return self.estimator == "batch" or running is None or not self._seeded
+
+    def _repeat(self, x: Tensor, running: Mixture, responsibilities: Tensor | None) -> Tensor:
+        """A step that activation checkpointing computes again: as the first time, untracked."""
+        step = recomputation.recall(running.mean, x)
+        if step is None:
+            mixture, em_iters = self._estimate(x, running, responsibilities)[:2]
+        else:
+            if step.generator is not None:
+                seed_mixture(x, self.num_components, self.groups, self.eps)
+            mixture, em_iters = step.mixture, step.em_iters
+        y, _ = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        if step is not None:
+            recomputation.remember_again(running.mean, step, y)
+        return y
 
     @torch.no_grad()
     def _start_as_batch_norm(self, x: Tensor, running: Mixture, mixture: Mixture) -> None:
