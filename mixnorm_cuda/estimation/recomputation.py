@@ -100,7 +100,7 @@ def may_be_repeated() -> bool:
 
     It keeps autograd from saving tensors, by hooks or by recording no graph at all.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _C._are_functorch_transforms_active():
         return False
     return (
         not torch.is_grad_enabled()

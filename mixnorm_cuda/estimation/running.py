@@ -24,7 +24,7 @@ def starting_mixture(running: Mixture) -> Mixture:
     does: its partitioner may recompute values from the buffers in the backward, after their
     update (pytorch/pytorch#197039); what an opaque operator returns is never recomputed.
     """
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return running
     return Mixture(*(_snapshot(t) for t in running))
 

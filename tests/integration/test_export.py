@@ -85,9 +85,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     x = images(4).to(dtype)
     program = torch.export.export(network, (x,))
     tolerance = 2**-6 if dtype == torch.bfloat16 else 1e-10
-    torch.testing.assert_close(
-        program.module()(x), network(x), rtol=tolerance, atol=tolerance
-    )
+    torch.testing.assert_close(program.module()(x), network(x), rtol=tolerance, atol=tolerance)
 
 
 def test_decompositions() -> None:
@@ -151,7 +149,9 @@ def test_eager_use_goes_on_after_an_export() -> None:
     assert network[1].num_batches_tracked == 4
 
 
-ONNX = [name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)]
+ONNX = [
+    name for name in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(name)
+]
 
 
 @pytest.mark.skipif(bool(ONNX), reason=f"not installed: {', '.join(ONNX)}")
