@@ -46,4 +46,8 @@ def update_running_statistics(
     """
     components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
     chosen = dispatch.select(backend, running.mean, components, groups)
+    if torch.compiler.is_compiling():
+        # The operator's count is an integer, which a compiled graph would hold as a constant: it
+        # would be compiled anew for every batch size.
+        chosen = dispatch.REFERENCE
     return chosen.update_running(running, moments, count, factor)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.reference.layout import by_channel, by_component, group_entry
-from mixnorm_cuda.reference.moments import MIN_MASS
-from mixnorm_cuda.reference.normalize import MIN_MIXING_WEIGHT, mixing_factor
+from mixnorm_cuda.reference.moments import safe_mass
+from mixnorm_cuda.reference.normalize import above_floor, mixing_factor
 from mixnorm_cuda.types import BatchMoments, Gradients, Mixture
 
 
@@ -37,7 +37,7 @@ def backward(
     """
     groups, components = x.shape[1], nu.shape[2]
     il = mixing_factor(mixture.mixing_weight, mixing_scale)
-    inv_mass = 1 / moments.mass.clamp_min(MIN_MASS)
+    inv_mass = 1 / safe_mass(moments.mass)
     m, q = by_component(moments.mean, groups), by_component(moments.var, groups)
     r = (q + eps).rsqrt()
     gamma = torch.ones_like(m) if weight is None else by_component(weight.to(x.dtype), groups)
@@ -77,7 +77,7 @@ def backward(
         if mixing_scale:
             mixing_weight = mixture.mixing_weight
             through_scale = -0.5 * torch.stack(alpha_h2, dim=1) / mixing_weight
-            through_scale = through_scale.where(mixing_weight >= MIN_MIXING_WEIGHT, 0)
+            through_scale = through_scale.where(above_floor(mixing_weight), 0)
             dmixture = dmixture._replace(mixing_weight=dmixture.mixing_weight + through_scale)
     return Gradients(
         dx,
