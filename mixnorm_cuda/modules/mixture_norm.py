@@ -23,6 +23,8 @@ from mixnorm_cuda.estimation import (
 from mixnorm_cuda.functional import normalize_checked
 from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
+from mixnorm_cuda.modules.freezing import Freezable
+from mixnorm_cuda.modules.seeding_state import SeedingState
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 ESTIMATORS = ("online", "batch")
@@ -30,7 +32,7 @@ AFFINE_INITS = ("ones", "batchnorm")
 RUNNING = ("running_weight", "running_mean", "running_var")
 
 
-class MixtureNormBase(nn.Module):
+class MixtureNormBase(Freezable, SeedingState):
     """What `MixtureNorm1d`, `MixtureNorm2d` and `MixtureNorm3d` share; accepts any rank."""
 
     # 1 and 2 are BatchNorm's versions, whose checkpoints load too.
@@ -42,7 +44,6 @@ class MixtureNormBase(nn.Module):
     running_weight: Tensor | None
     running_mean: Tensor | None
     running_var: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -100,10 +101,6 @@ class MixtureNormBase(nn.Module):
         self.affine_init = affine_init
         self.responsibility_grad = responsibility_grad
         self.backend = backend
-        self._seeded = False
-        """Whether the running statistics describe data. Kept on the host: reading
-        `num_batches_tracked` there would wait for the device."""
-
         self._allocate(affine, affine and bias, device, dtype)
         self.reset_parameters()
 
@@ -145,6 +142,7 @@ class MixtureNormBase(nn.Module):
         running.mean.zero_()
         running.var.fill_(1)
         self.num_batches_tracked.zero_()
+        self._note_counter()
 
     def reset_parameters(self) -> None:
         """γ = 1, β = 0, and `reset_running_stats`; with ``affine_init="batchnorm"`` γ = 1/√K,
@@ -255,7 +253,7 @@ class MixtureNormBase(nn.Module):
         Seeded: the running statistics describe nothing yet and are to be set from this batch.
         """
         em_iters = self._em_iters()
-        first = running is not None and self.num_components > 1 and not self._seeded
+        first = running is not None and self.num_components > 1 and self._awaits_seeding()
         if not self._seeds(x, running, responsibilities):
             if running is None:
                 return initial_mixture(x, self.num_components, self.groups), 0, first
@@ -275,7 +273,7 @@ class MixtureNormBase(nn.Module):
         """Whether a training step draws a new mixture from ``x``."""
         if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
             return False
-        return self.estimator == "batch" or running is None or not self._seeded
+        return self.estimator == "batch" or running is None or self._awaits_seeding()
 
     def _repeat(self, x: Tensor, running: Mixture, responsibilities: Tensor | None) -> Tensor:
         """A step that activation checkpointing computes again: as the first time, untracked."""
@@ -315,7 +313,7 @@ class MixtureNormBase(nn.Module):
         finite = update_running_statistics(running, moments, count, factor, self.backend)
         if tracked is not None:
             tracked.add_(finite)
-        self._seeded = True
+        self._mark_seeded()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixtureNormBase":
         """Moves and casts like every module, but keeps running statistics above half precision.
@@ -330,6 +328,7 @@ class MixtureNormBase(nn.Module):
                 continue
             if after.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = statistic.to(after.device, torch.float32)
+        self._note_counter()
         return self
 
     def _load_from_state_dict(
@@ -350,6 +349,7 @@ class MixtureNormBase(nn.Module):
             self._seeded = describes_data(state_dict, prefix)
         state_dict.update(batch_norm_entries(self, state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self._note_counter()
 
 
 class MixtureNorm1d(MixtureNormBase):
