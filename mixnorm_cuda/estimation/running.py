@@ -1,5 +1,7 @@
 """Running statistics: mass-weighted exponential averages, updated on the device."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,8 +48,9 @@ def update_running_statistics(
     """
     components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
     chosen = dispatch.select(backend, running.mean, components, groups)
-    if torch.compiler.is_compiling():
-        # The operator's count is an integer, which a compiled graph would hold as a constant: it
-        # would be compiled anew for every batch size.
+    transforms: Any = torch._C
+    if torch.compiler.is_compiling() or transforms._are_functorch_transforms_active():
+        # A compiled graph would hold the count, an integer, as a constant and be compiled
+        # anew for every batch size; torch.func does not see what an operator changes in place.
         chosen = dispatch.REFERENCE
     return chosen.update_running(running, moments, count, factor)
