@@ -72,7 +72,7 @@ def draw_after(axis: Any, recorded: Activations, channel: int, name: str) -> Non
 def _finish(axis: Any) -> None:
     axis.legend(loc="upper right", fontsize=8)
     axis.set_yticks([])
-    axis.spines["left"].set_visible(False)
+    axis.spines[["left", "right", "top"]].set_visible(False)
 
 
 def _stacked_histogram(axis: Any, values: Tensor, shares: Tensor) -> None:

@@ -66,7 +66,7 @@ class SeedingState(nn.Module):
         return replica
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._note_counter()
 
 
