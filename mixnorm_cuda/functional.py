@@ -96,7 +96,7 @@ def mixture_normalize(
         if em_iters:
             raise ValueError(f"em_iters={em_iters}: expected 0 with given responsibilities")
         checks.check_responsibilities(responsibilities, x, components)
-        given = _expanded(responsibilities, x, groups)
+        given = expanded_responsibilities(responsibilities, x, groups)
     learned = any(t.requires_grad for t in mixture) and torch.is_grad_enabled()
     if training:
         checks.check_enough_values(x)
@@ -204,7 +204,7 @@ def _placeholder_mixture(
     return initial_mixture(x, responsibilities.shape[1], groups=1)
 
 
-def _expanded(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
+def expanded_responsibilities(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
     """[N, K] or [N, K, *S] -> [N, G, K, L] in the statistics dtype, by differentiable views."""
     nu = responsibilities.to(checks.statistics_dtype(x.dtype))
     nu = nu.unsqueeze(2) if nu.dim() == 2 else nu.flatten(2)

@@ -39,3 +39,8 @@ def by_channel(parameter: Tensor) -> Tensor:
 def group_entry(parameter: Tensor, k: int) -> Tensor:
     """Column k of [G, K] as [G, 1, 1], which broadcasts against activations."""
     return parameter[:, k, None, None]
+
+
+def per_channel(parameter: Tensor, channels: int) -> Tensor:
+    """[G, K] -> [K, C]: every channel gets its group's entry."""
+    return parameter.T.repeat_interleave(channels // parameter.shape[0], dim=1)

@@ -1,0 +1,93 @@
+"""Training over several processes: the passes in parts, with sums exchanged between them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.autograd.function import _affine_gradients, per_component
+from mixnorm_cuda.dispatch import BACKENDS, REFERENCE, SplitBackend, split
+from mixnorm_cuda.distributed import Processes, joined_moments, joined_sums
+from mixnorm_cuda.reference import affine_gradients
+from mixnorm_cuda.types import BatchMoments, Mixture
+
+
+class SyncMixtureNormFunction(torch.autograd.Function):
+    """`MixtureNormFunction` with the statistics of all processes' batches.
+
+    Inputs: x, θ (three tensors, constants), weight and bias (None, [C] or [K, C]), given
+    responsibilities (None or [N, G, K, L]), eps, mixing_scale, responsibility_grad, the backend's
+    name, and the name and size of the group. Outputs: y, the joined moments (three) and copies of
+    θ (three); only y carries a gradient. One collective in each direction, with an empty x too.
+
+    The gradients of weight and bias are of this process's own loss, as all parameters' are.
+    """
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
+        eps, mixing_scale, _, backend, group, size = inputs[7:]
+        mixture = Mixture(mixing_weight, mean, var)
+        if given is None:
+            own = BACKENDS[backend].moments(x, mixture, eps=eps)
+        else:
+            own = REFERENCE.moments(x, mixture, given, eps=eps)
+        moments = joined_moments(own, mean, Processes(group, size))
+        y = _passes(backend, given).normalize(
+            x,
+            mixture,
+            moments,
+            per_component(weight, mean),
+            per_component(bias, mean),
+            given,
+            eps=eps,
+            mixing_scale=mixing_scale,
+        )
+        # θ is usually the running statistics, which the step changes in place after this.
+        return (y, *moments, *(t.clone() for t in mixture))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, bias, given = inputs[0], *inputs[4:7]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, bias, given, *output[1:])
+        ctx.eps, ctx.mixing_scale, ctx.responsibility_grad, ctx.backend = inputs[7:11]
+        ctx.processes = inputs[11:]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "second derivatives through SyncMixtureNorm in several processes: expected a "
+                "backward without create_graph=True"
+            )
+        x, weight, bias, given, *statistics = ctx.saved_tensors
+        moments, mixture = BatchMoments(*statistics[:3]), Mixture(*statistics[3:])
+        if dy is None:  # the other processes wait for this one's part
+            dy = torch.zeros_like(x)
+        passes = _passes(ctx.backend, given)
+        own = passes.backward_sums(dy, x, mixture, moments, given, eps=ctx.eps)
+        grads = passes.backward_apply(
+            dy,
+            x,
+            mixture,
+            moments,
+            joined_sums(own, Processes(*ctx.processes)),
+            per_component(weight, mixture.mean),
+            per_component(bias, mixture.mean),
+            given,
+            eps=ctx.eps,
+            mixing_scale=ctx.mixing_scale,
+            responsibility_grad=ctx.responsibility_grad,
+        )
+        dweight, dbias = affine_gradients(
+            own, moments.var, mixture.mixing_weight, ctx.eps, ctx.mixing_scale
+        )
+        grads = grads._replace(weight=dweight, bias=dbias)
+        affine = _affine_gradients(ctx, grads, weight, bias, 4)
+        return (grads.x, None, None, None, *affine, grads.responsibilities, *(None,) * 6)
+
+
+def _passes(backend: str, given: Tensor | None) -> SplitBackend:
+    return REFERENCE if given is not None else split(backend)
