@@ -71,9 +71,7 @@ def train_part(
     return train(layer(SyncMixtureNorm, state, options), batches.of(rank))
 
 
-def train_whole(
-    batches: Batches, state: dict[str, Tensor] | None, options: Any
-) -> list[Step]:
+def train_whole(batches: Batches, state: dict[str, Tensor] | None, options: Any) -> list[Step]:
     class Any1d(MixtureNorm1d):
         def _check_input(self, x: Tensor) -> None:
             MixtureNormBase._check_input(self, x)
