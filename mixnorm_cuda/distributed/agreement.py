@@ -7,6 +7,7 @@ find out through the store.
 """
 
 import json
+import textwrap
 import time
 from typing import Any
 
@@ -18,7 +19,8 @@ from mixnorm_cuda.distributed.processes import group_name
 if distributed.is_available():
     from torch.distributed.distributed_c10d import _get_default_store
 
-DESCRIPTION_BYTES = 2048
+DESCRIPTION_BYTES = 4096
+PROBLEM_CHARACTERS = 500
 PATIENCE = 3.0
 """Seconds for which two processes must be seen waiting in different groups before both give up."""
 POLL = 0.5
@@ -42,13 +44,14 @@ def agree(
             another process, with its rank, and a wait in different groups, with their ranks.
     """
     ranks = distributed.get_process_group_ranks(group)
-    mine = {name: str(value) for name, value in description.items()} | {"problem": problem or ""}
+    mine = {name: str(value) for name, value in description.items()}
+    mine["problem"] = textwrap.shorten(problem or "", PROBLEM_CHARACTERS, placeholder=" ...")
     on_cpu = "cpu:" in distributed.get_backend_config(group)
     own = _encoded(mine).to("cpu" if on_cpu else device)
-    everyone = own.new_empty(len(ranks) * DESCRIPTION_BYTES)
-    work = distributed.all_gather_into_tensor(everyone, own, group=group, async_op=True)
+    everyone = [torch.empty_like(own) for _ in ranks]
+    work = distributed.all_gather(everyone, own, group=group, async_op=True)
     _wait(work, ranks, group_name(group))
-    descriptions = [_decoded(part) for part in everyone.cpu().view(len(ranks), -1)]
+    descriptions = [_decoded(part) for part in everyone]
     for rank, theirs in zip(ranks, descriptions, strict=True):
         if theirs["problem"]:
             raise ValueError(f"on rank {rank}: {theirs['problem']}")
@@ -65,10 +68,7 @@ def _check_equal(name: str, values: dict[int, str]) -> None:
 
 
 def _encoded(description: dict[str, str]) -> Tensor:
-    text = json.dumps(description).encode()
-    if len(text) > DESCRIPTION_BYTES:  # only a problem's message can be that long
-        problem = description["problem"][: DESCRIPTION_BYTES - len(text) - 3] + "..."
-        text = json.dumps(description | {"problem": problem}).encode()
+    text = json.dumps(description, ensure_ascii=False).encode()
     return torch.frombuffer(bytearray(text.ljust(DESCRIPTION_BYTES)), dtype=torch.uint8)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mixnorm_cuda import MixtureNorm1d, SyncMixtureNorm
@@ -18,6 +17,7 @@ class Step(NamedTuple):
     dx: Tensor
     parameter_gradients: dict[str, Tensor]
     given_gradient: Tensor | None
+    parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
 
@@ -59,6 +59,7 @@ def train(norm: nn.Module, batches: Batches) -> list[Step]:
                 x.grad,
                 {name: p.grad.clone() for name, p in norm.named_parameters()},
                 given[0].grad if given else None,
+                {name: p.detach().clone() for name, p in norm.named_parameters()},
                 {name: b.clone() for name, b in norm.named_buffers()},
             )
         )

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -56,7 +57,8 @@ class Team:
     def attempt(self, job: Callable[..., Any], *args: Any) -> list[Any]:
         """As `run`, with a `Failure` in the place of what raised or died."""
         for pipe in self._pipes:
-            pipe.send((job, args))
+            # Plain pickles: torch's own would share memory with the processes.
+            pipe.send_bytes(pickle.dumps((job, args)))
         results: dict[int, Any] = {}
         deadline = time.monotonic() + TIMEOUT
         while len(results) < self.size:
@@ -66,7 +68,7 @@ class Team:
             for pipe in ready:
                 rank = self._pipes.index(pipe)
                 try:
-                    results[rank] = pipe.recv()
+                    results[rank] = pickle.loads(pipe.recv_bytes())
                 except EOFError:
                     results[rank] = Failure("died", "the process ended")
         return [results[rank] for rank in range(self.size)]
@@ -93,13 +95,13 @@ def _serve(pipe: Any, rank: int, size: int, store: str, timeout: float) -> None:
     )  # fmt: skip
     while True:
         try:
-            job, args = pipe.recv()
+            job, args = pickle.loads(pipe.recv_bytes())
         except EOFError:
             os._exit(0)
         torch.manual_seed(rank)
         try:
-            result = job(rank, *args)
+            result = pickle.dumps(job(rank, *args))
         except Exception as error:
             text = f"{error}\n{traceback.format_exc()}"
-            result = Failure(type(error).__name__, text)
-        pipe.send(result)
+            result = pickle.dumps(Failure(type(error).__name__, text))
+        pipe.send_bytes(result)
