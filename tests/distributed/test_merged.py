@@ -108,3 +108,14 @@ def test_passes_of_every_split_backend(target: Target, groups, responsibility_gr
     if given:
         dnu = torch.cat([g.responsibilities for g in grads])
         assert_close(dnu, expected.responsibilities, 1e-12)
+
+
+def test_many_parts_with_a_large_mean():
+    """The mean of 64 parts is rounded once, as that of one is: 2⁻¹¹ at 10⁴ in float32."""
+    parts = BatchMoments(
+        torch.rand(64, 1, 1) * 1e3, torch.randn(64, 1, 50) + 1e4, torch.rand(64, 1, 50)
+    )
+    joined = merged(parts, torch.zeros(1, 50))
+    exact = merged(BatchMoments(*(t.double() for t in parts)), torch.zeros(1, 50).double())
+    assert (joined.mean.double() - exact.mean).abs().max() <= 1.01 * 2**-11
+    assert_close(joined.var, exact.var, 1e-6)
