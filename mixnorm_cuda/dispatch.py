@@ -200,8 +200,8 @@ def select(
         BackendUnavailableError: ``backend`` was asked for by name and cannot serve ``x``.
     """
     source = "backend"
-    if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if backend == "auto" and ENVIRONMENT_VARIABLE in os.environ:
+        backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
     if backend == "auto":

@@ -17,22 +17,22 @@ class SyncMixtureNormFunction(torch.autograd.Function):
 
     Inputs: x, θ (three tensors, constants), weight and bias (None, [C] or [K, C]), given
     responsibilities (None or [N, G, K, L]), eps, mixing_scale, responsibility_grad, the backend's
-    name, and the name and size of the group. Outputs: y, the joined moments (three) and copies of
-    θ (three); only y carries a gradient. One collective in each direction, with an empty x too.
+    name, and the name and size of the group. Outputs: y and the joined moments (three), which
+    carry no gradient. One collective in each direction, with an empty x too.
 
     The gradients of weight and bias are of this process's own loss, as all parameters' are.
     """
 
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
-        eps, mixing_scale, _, backend, group, size = inputs[7:]
+        eps, mixing_scale, responsibility_grad, backend, *processes = inputs[7:]
         mixture = Mixture(mixing_weight, mean, var)
         if given is None:
             own = BACKENDS[backend].moments(x, mixture, eps=eps)
         else:
             own = REFERENCE.moments(x, mixture, given, eps=eps)
-        moments = joined_moments(own, mean, Processes(group, size))
+        moments = joined_moments(own, mean, Processes(*processes))
         y = _passes(backend, given).normalize(
             x,
             mixture,
@@ -44,16 +44,13 @@ class SyncMixtureNormFunction(torch.autograd.Function):
             mixing_scale=mixing_scale,
         )
         # θ is usually the running statistics, which the step changes in place after this.
-        return (y, *moments, *(t.clone() for t in mixture))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, bias, given = inputs[0], *inputs[4:7]
-        ctx.mark_non_differentiable(*output[1:])
+        copies = (t.clone() for t in mixture)
+        ctx.save_for_backward(x, *copies, weight, bias, given, *moments)
+        ctx.eps, ctx.mixing_scale, ctx.responsibility_grad = eps, mixing_scale, responsibility_grad
+        ctx.backend, ctx.processes = backend, processes
+        ctx.mark_non_differentiable(*moments)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, bias, given, *output[1:])
-        ctx.eps, ctx.mixing_scale, ctx.responsibility_grad, ctx.backend = inputs[7:11]
-        ctx.processes = inputs[11:]
+        return (y, *moments)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -62,8 +59,8 @@ class SyncMixtureNormFunction(torch.autograd.Function):
                 "second derivatives through SyncMixtureNorm in several processes: expected a "
                 "backward without create_graph=True"
             )
-        x, weight, bias, given, *statistics = ctx.saved_tensors
-        moments, mixture = BatchMoments(*statistics[:3]), Mixture(*statistics[3:])
+        x, mixing_weight, mean, var, weight, bias, given, *batch = ctx.saved_tensors
+        mixture, moments = Mixture(mixing_weight, mean, var), BatchMoments(*batch)
         if dy is None:  # the other processes wait for this one's part
             dy = torch.zeros_like(x)
         passes = _passes(ctx.backend, given)
@@ -74,15 +71,15 @@ class SyncMixtureNormFunction(torch.autograd.Function):
             mixture,
             moments,
             joined_sums(own, Processes(*ctx.processes)),
-            per_component(weight, mixture.mean),
-            per_component(bias, mixture.mean),
+            per_component(weight, mean),
+            per_component(bias, mean),
             given,
             eps=ctx.eps,
             mixing_scale=ctx.mixing_scale,
             responsibility_grad=ctx.responsibility_grad,
         )
         dweight, dbias = affine_gradients(
-            own, moments.var, mixture.mixing_weight, ctx.eps, ctx.mixing_scale
+            own, moments.var, mixing_weight, ctx.eps, ctx.mixing_scale
         )
         grads = grads._replace(weight=dweight, bias=dbias)
         affine = _affine_gradients(ctx, grads, weight, bias, 4)

@@ -136,14 +136,17 @@ class SyncMixtureNorm(MixtureNormBase):
             raise
         self._agreed = True
 
-    def _check_arguments(self, x: Tensor, responsibilities: Tensor | None) -> dispatch.Backend:
-        """The backend that serves ``x``; raises for arguments that do not fit."""
+    def _check_arguments(self, x: Tensor, responsibilities: Tensor | None) -> None:
+        """What a step checks in its course, all of it before the first exchange."""
         self._check_input(x)
         running = self._running()
         if running is not None:
             checks.check_mixture(x, *running, prefix="running_")
         checks.check_affine("weight", self.weight, x, self.num_components)
         checks.check_affine("bias", self.bias, x, self.num_components)
+        self._served_by(x, responsibilities)
+
+    def _served_by(self, x: Tensor, responsibilities: Tensor | None) -> dispatch.Backend:
         if responsibilities is not None:
             checks.check_responsibilities(responsibilities, x, self.num_components)
         return dispatch.select(
@@ -161,18 +164,18 @@ class SyncMixtureNorm(MixtureNormBase):
         processes = self._processes() if training else None
         if processes is None:
             return super()._normalize(x, mixture, responsibilities, training, em_iters)
-        backend = self._check_arguments(x, responsibilities)
+        backend = self._served_by(x, responsibilities)
         given = None
         if responsibilities is not None:
             given = expanded_responsibilities(responsibilities, x, self.groups)
         mixture = em(
             x, mixture, iters=em_iters, eps=self.eps, backend=self.backend, processes=processes
         )
-        y, *rest = SyncMixtureNormFunction.apply(  # type: ignore[no-untyped-call]
+        y, *moments = SyncMixtureNormFunction.apply(  # type: ignore[no-untyped-call]
             x, *mixture, self.weight, self.bias, given,
             self.eps, self.mixing_scale, self.responsibility_grad, backend.name, *processes,
         )  # fmt: skip
-        return y, BatchMoments(*rest[:3])
+        return y, BatchMoments(*moments)
 
 
 def _kind(parameter: Tensor | None) -> str:

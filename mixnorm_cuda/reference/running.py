@@ -7,6 +7,7 @@ from mixnorm_cuda.reference.layout import per_channel
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
+@torch.no_grad()
 def update_running(
     running: Mixture, moments: BatchMoments, count: int | Tensor, factor: float | Tensor
 ) -> Tensor:

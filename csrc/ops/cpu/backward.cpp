@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const Tensor dx = output_like(input);
   const Tensor dweight = like(mean), dbias = like(mean);
   const auto wanted = [&](const Tensor& tensor) {
-    return mixture_grad ? like(tensor) : torch::stable::new_empty(tensor, {0});
+    return mixture_grad ? like(tensor) : empty(tensor, 0);
   };
   const Tensor dmixing_weight = wanted(mixing_weight), dmean = wanted(mean), dvar = wanted(var);
   with_accumulation_type(x, [&](auto zero) {

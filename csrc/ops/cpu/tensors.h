@@ -9,7 +9,7 @@
 #include "cpu/tensor.h"
 #include "device/constants.h"
 #include "ops/arguments.h"
-#include "ops/cpu/huge_pages.h"
+#include "ops/cpu/allocate.h"
 
 namespace mixnorm::ops {
 
@@ -55,7 +55,7 @@ inline bool is_channels_last(const Tensor& x) {
 
 // x itself where it is contiguous or channels-last, else a contiguous copy.
 inline Tensor dense(const Tensor& x) {
-  return x.is_contiguous() || is_channels_last(x) ? x : torch::stable::contiguous(x);
+  return x.is_contiguous() || is_channels_last(x) ? x : as_contiguous(x);
 }
 
 // dy in the memory format of x, which is dense.
@@ -99,9 +99,9 @@ struct Parameters {
 
   Parameters(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
              const std::optional<Tensor>& weight, const std::optional<Tensor>& bias)
-      : mixing_weight(torch::stable::contiguous(mixing_weight)),
-        mean(torch::stable::contiguous(mean)),
-        var(torch::stable::contiguous(var)),
+      : mixing_weight(as_contiguous(mixing_weight)),
+        mean(as_contiguous(mean)),
+        var(as_contiguous(var)),
         weight(rows(weight, mean)),
         bias(rows(bias, mean)) {}
 
@@ -126,8 +126,7 @@ struct Parameters {
     if (result.scalar_type() != like.scalar_type()) {
       result = torch::stable::to(result, like.scalar_type());
     }
-    return result.size(1) == 1 || result.stride(1) == 1 ? result
-                                                        : torch::stable::contiguous(result);
+    return result.size(1) == 1 || result.stride(1) == 1 ? result : as_contiguous(result);
   }
 };
 
@@ -140,18 +139,6 @@ cpu::Mixture<T> mixture_of(const Tensor& mixing_weight, const Tensor& mean, cons
 template <class T>
 cpu::BatchMoments<T> moments_of(const Tensor& mass, const Tensor& mean, const Tensor& var) {
   return {mass.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
-}
-
-// An uninitialised tensor of the shape, dtype and memory format of a dense one.
-inline Tensor output_like(const Tensor& x) {
-  Tensor y = torch::stable::empty_like(x);
-  prefer_huge_pages(y);
-  return y;
-}
-
-// An uninitialised tensor of the same shape, contiguous, and the same dtype.
-inline Tensor like(const Tensor& tensor) {
-  return torch::stable::new_empty(tensor, tensor.sizes());
 }
 
 // f(T{}) with the accumulation type of x.
