@@ -6,13 +6,13 @@ The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
 """
 
 import os
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
 from mixnorm_cuda.reference import ReferenceBackend
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 ENVIRONMENT_VARIABLE = "MIXNORM_BACKEND"
 
@@ -101,6 +101,55 @@ class Backend(Protocol):
     ) -> Tensor: ...
 
 
+class SplitBackend(Backend, Protocol):
+    """A backend whose training passes come in parts too, for what runs between them elsewhere.
+
+    Over several processes these exchange sums: each calls `moments` on its own ``x``, `normalize`
+    with the moments of all, `backward_sums`, and `backward_apply` with the sums of all.
+    """
+
+    def normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor: ...
+
+    def backward_sums(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+    ) -> GradientSums: ...
+
+    def backward_apply(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        sums: GradientSums,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        """The affine pairs' gradients are those of ``sums``."""
+
+
 class UnbuiltBackend(ReferenceBackend):
     """A backend whose name is known and whose kernels this version does not contain."""
 
@@ -167,6 +216,12 @@ def select(
     if reason is not None:
         raise BackendUnavailableError(f"{source}={backend!r} cannot serve this input: {reason}")
     return BACKENDS[backend]
+
+
+def split(name: str) -> SplitBackend:
+    """Backend ``name`` if its passes come in parts, else the reference, which serves all."""
+    backend = BACKENDS[name]
+    return cast(SplitBackend, backend) if hasattr(backend, "backward_apply") else REFERENCE
 
 
 def why_not(

@@ -42,6 +42,15 @@ class Forward(NamedTuple):
     """ν in the backend's own layout: only the same backend's backward reads it."""
 
 
+class GradientSums(NamedTuple):
+    """What the gradients through the moments are made of, ``[K, C]`` each."""
+
+    h1: Tensor
+    """H1 = Σ ν dy."""
+    h2: Tensor
+    """H2 = Σ ν dy (x − m)."""
+
+
 class Gradients(NamedTuple):
     """What a backend's backward returns.
 

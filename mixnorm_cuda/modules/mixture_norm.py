@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixnorm_cuda import checks, dispatch
+from mixnorm_cuda.distributed import Processes, joined_count
 from mixnorm_cuda.estimation import (
     batch_moments,
     collapse_affine,
@@ -186,14 +187,19 @@ class MixtureNormBase(nn.Module):
             return self._normalize(x, running, responsibilities, training=False)[0]
         if not self.track_running_stats:
             running = None  # switched off after construction: as in BN, neither used nor changed
-        checks.check_enough_values(x)
+        processes = self._processes()
+        if processes is None:
+            checks.check_enough_values(x)
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
-        if self.training and running is not None and moments is not None and x.numel() > 0:
+        not_empty = x.numel() > 0 or processes is not None
+        if self.training and running is not None and moments is not None and not_empty:
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
                     buffer.copy_(seed)
-            self._track(running, moments, x.numel() // x.shape[1], outright=first)
+            own = x.numel() // x.shape[1]
+            count = own if processes is None else joined_count(moments)
+            self._track(running, moments, count, outright=first)
         return y
 
     def _check_input(self, x: Tensor) -> None:
@@ -203,6 +209,10 @@ class MixtureNormBase(nn.Module):
                 f"input has shape {tuple(x.shape)} with {x.shape[1]} channels: expected "
                 f"num_features={self.num_features}"
             )
+
+    def _processes(self) -> Processes | None:
+        """The processes whose batches are one; None: only this one's."""
+        return None
 
     def _em_iters(self) -> int:
         if self.em_iters is None:
@@ -245,18 +255,22 @@ class MixtureNormBase(nn.Module):
         Seeded: the running statistics describe nothing yet and are to be set from this batch.
         """
         em_iters = self._em_iters()
+        processes = self._processes()
         first = running is not None and self.num_components > 1 and not self._seeded
         if running is None:
             start = initial_mixture(x, self.num_components, self.groups)
         else:
             start = starting_mixture(running)
-        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
+        nothing = x.numel() == 0 and processes is None
+        if nothing or responsibilities is not None or self.num_components == 1:
             return start, 0, first
         if self.estimator == "online" and running is not None and not first:
             return start, em_iters, first
-        mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
+        mixture = seed_mixture(x, self.num_components, self.groups, self.eps, processes)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
-            mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
+            mixture = em(
+                x, mixture, iters=em_iters, eps=self.eps, backend=self.backend, processes=processes
+            )
             em_iters = 0
         if running is not None and not first:
             mixture = match_components(mixture, running, self.eps)
@@ -269,7 +283,7 @@ class MixtureNormBase(nn.Module):
         """Carry γ and β from BN under ``running`` over to BN under this batch's statistics."""
         if self.weight is None or self.bias is None:
             return
-        moments = batch_moments(x, mixture, self.eps, self.backend)
+        moments = batch_moments(x, mixture, self.eps, self.backend, self._processes())
         of_batch = Mixture(mixture.mixing_weight, moments.mean, moments.var)
         eps, scale = self.eps, self.mixing_scale
         single = collapse_affine(self.weight, self.bias, running, eps=eps, mixing_scale=scale)
@@ -278,7 +292,9 @@ class MixtureNormBase(nn.Module):
         self.weight.copy_(torch.where(finite, pairs[0], self.weight))
         self.bias.copy_(torch.where(finite, pairs[1], self.bias))
 
-    def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
+    def _track(
+        self, running: Mixture, moments: BatchMoments, count: int | Tensor, outright: bool
+    ) -> None:
         tracked = self.num_batches_tracked
         factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
         if outright:
