@@ -22,7 +22,10 @@ class BackendUnavailableError(RuntimeError):
 
 
 class Backend(Protocol):
-    """What a set of kernels offers. ``x`` is [N, C, *S], affine pairs are None or [K, C]."""
+    """What a set of kernels offers.
+
+    ``x`` is [N, C, *S]; weight and bias are None, [C] (shared by the components) or [K, C].
+    """
 
     @property
     def name(self) -> str: ...

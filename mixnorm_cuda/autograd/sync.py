@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.autograd.function import _affine_gradients, per_component
+from mixnorm_cuda.autograd.function import _affine_gradients
 from mixnorm_cuda.dispatch import BACKENDS, REFERENCE, SplitBackend, split
 from mixnorm_cuda.distributed import Processes, joined_moments, joined_sums
 from mixnorm_cuda.reference import affine_gradients
@@ -37,8 +37,8 @@ class SyncMixtureNormFunction(torch.autograd.Function):
             x,
             mixture,
             moments,
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             given,
             eps=eps,
             mixing_scale=mixing_scale,
@@ -71,8 +71,8 @@ class SyncMixtureNormFunction(torch.autograd.Function):
             mixture,
             moments,
             joined_sums(own, Processes(*ctx.processes)),
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             given,
             eps=ctx.eps,
             mixing_scale=ctx.mixing_scale,

@@ -10,7 +10,13 @@ kernels. All operations are differentiable, so the second derivative follows fro
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.reference.layout import by_channel, by_component, group_entry, per_channel
+from mixnorm_cuda.reference.layout import (
+    affine_by_component,
+    by_channel,
+    by_component,
+    group_entry,
+    per_channel,
+)
 from mixnorm_cuda.reference.moments import MIN_MASS
 from mixnorm_cuda.reference.normalize import MIN_MIXING_WEIGHT, mixing_factor
 from mixnorm_cuda.types import BatchMoments, GradientSums, Mixture
@@ -61,8 +67,10 @@ def backward_apply(
     inv_mass = 1 / moments.mass.clamp_min(MIN_MASS)
     m, q = by_component(moments.mean, groups), by_component(moments.var, groups)
     r = (q + eps).rsqrt()
-    gamma = torch.ones_like(m) if weight is None else by_component(weight.to(x.dtype), groups)
-    beta = torch.zeros_like(m) if bias is None else by_component(bias.to(x.dtype), groups)
+    gamma = affine_by_component(weight, mixture.mean, groups)
+    gamma = torch.ones_like(m) if gamma is None else gamma
+    beta = affine_by_component(bias, mixture.mean, groups)
+    beta = torch.zeros_like(m) if beta is None else beta
     h1, h2 = (None, None) if sums is None else (by_component(h, groups) for h in sums)
 
     dx = torch.zeros_like(x)

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "cpu/executor.h"
@@ -114,11 +115,14 @@ struct Parameters {
   }
   template <class T>
   cpu::Affine<T> affine() const {
-    return {weight ? weight->const_data_ptr<T>() : nullptr, weight ? weight->stride(0) : 0,
-            bias ? bias->const_data_ptr<T>() : nullptr, bias ? bias->stride(0) : 0};
+    return {weight ? weight->const_data_ptr<T>() : nullptr, row_stride(weight),
+            bias ? bias->const_data_ptr<T>() : nullptr, row_stride(bias)};
   }
 
  private:
+  static int64_t row_stride(const std::optional<Tensor>& parameter) {
+    return parameter && parameter->dim() == 2 ? parameter->stride(0) : 0;
+  }
   // Any stride between components, none between channels.
   static std::optional<Tensor> rows(const std::optional<Tensor>& parameter, const Tensor& like) {
     if (!parameter) return parameter;
@@ -126,7 +130,9 @@ struct Parameters {
     if (result.scalar_type() != like.scalar_type()) {
       result = torch::stable::to(result, like.scalar_type());
     }
-    return result.size(1) == 1 || result.stride(1) == 1 ? result : as_contiguous(result);
+    const int64_t channels = result.dim() - 1;
+    return result.size(channels) == 1 || result.stride(channels) == 1 ? result
+                                                                      : as_contiguous(result);
   }
 };
 
@@ -139,6 +145,22 @@ cpu::Mixture<T> mixture_of(const Tensor& mixing_weight, const Tensor& mean, cons
 template <class T>
 cpu::BatchMoments<T> moments_of(const Tensor& mass, const Tensor& mean, const Tensor& var) {
   return {mass.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
+}
+
+// The gradient of an affine parameter from that of each component, [K, C]: summed over the
+// components, in order, for a parameter that they share.
+template <class T>
+Tensor of_parameter(const Tensor& gradient, const std::optional<Tensor>& parameter) {
+  if (!parameter || parameter->dim() == 2) return gradient;
+  const int64_t components = gradient.size(0), channels = gradient.size(1);
+  const Tensor sum = empty(gradient, channels);
+  const T* rows = gradient.const_data_ptr<T>();
+  T* out = sum.mutable_data_ptr<T>();
+  std::copy(rows, rows + channels, out);
+  for (int64_t k = 1; k < components; ++k) {
+    for (int64_t c = 0; c < channels; ++c) out[c] += rows[k * channels + c];
+  }
+  return sum;
 }
 
 // f(T{}) with the accumulation type of x.
