@@ -22,7 +22,10 @@ class BackendUnavailableError(RuntimeError):
 
 
 class Backend(Protocol):
-    """What a set of kernels offers. ``x`` is [N, C, *S], affine pairs are None or [K, C]."""
+    """What a set of kernels offers.
+
+    ``x`` is [N, C, *S]; weight and bias are None, [C] (shared by the components) or [K, C].
+    """
 
     @property
     def name(self) -> str: ...
@@ -151,8 +154,8 @@ def select(
         BackendUnavailableError: ``backend`` was asked for by name and cannot serve ``x``.
     """
     source = "backend"
-    if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if backend == "auto" and ENVIRONMENT_VARIABLE in os.environ:
+        backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
     if backend == "auto":

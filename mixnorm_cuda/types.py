@@ -45,7 +45,8 @@ class Forward(NamedTuple):
 class Gradients(NamedTuple):
     """What a backend's backward returns.
 
-    ``weight`` and ``bias`` are per component, ``[K, C]``; the caller sums them for shared affine.
+    ``weight`` and ``bias`` have the parameter's shape, or are per component, ``[K, C]``, to be
+    summed by the caller.
     """
 
     x: Tensor

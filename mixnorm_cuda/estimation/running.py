@@ -29,7 +29,6 @@ def starting_mixture(running: Mixture) -> Mixture:
     return Mixture(*(_snapshot(t) for t in running))
 
 
-@torch.no_grad()
 def update_running_statistics(
     running: Mixture,
     moments: BatchMoments,

@@ -19,7 +19,7 @@ from mixnorm_cuda.estimation import (
     starting_mixture,
     update_running_statistics,
 )
-from mixnorm_cuda.functional import mixture_normalize
+from mixnorm_cuda.functional import normalize_checked
 from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
 from mixnorm_cuda.types import BatchMoments, Mixture
@@ -180,6 +180,8 @@ class MixtureNormBase(nn.Module):
         running = self._running()
         if running is not None:
             checks.check_mixture(x, *running, prefix="running_")
+        checks.check_affine("weight", self.weight, x, self.num_components)
+        checks.check_affine("bias", self.bias, x, self.num_components)
         if running is not None and not self.training:
             return self._normalize(x, running, responsibilities, training=False)[0]
         if not self.track_running_stats:
@@ -208,9 +210,10 @@ class MixtureNormBase(nn.Module):
         return self.em_iters
 
     def _running(self) -> Mixture | None:
-        if self.running_weight is None or self.running_mean is None or self.running_var is None:
+        mixing_weight, mean, var = self.running_weight, self.running_mean, self.running_var
+        if mixing_weight is None or mean is None or var is None:
             return None
-        return Mixture(self.running_weight, self.running_mean, self.running_var)
+        return Mixture(mixing_weight, mean, var)
 
     def _normalize(
         self,
@@ -220,9 +223,9 @@ class MixtureNormBase(nn.Module):
         training: bool,
         em_iters: int = 0,
     ) -> tuple[Tensor, BatchMoments | None]:
-        return mixture_normalize(
+        return normalize_checked(
             x,
-            *mixture,
+            mixture,
             self.weight,
             self.bias,
             training=training,

@@ -192,6 +192,42 @@ class ReferenceBackend:
         batch = moments(xg, nu, theta.mean)
         return nu, batch._replace(mean=batch.mean + shift.flatten())
 
+    def differentiable_forward(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> tuple[Tensor, BatchMoments]:
+        """y as a differentiable function of its arguments, and the moments as constants.
+
+        No gradient flows through the EM steps.
+        """
+        for _ in range(em_iters):
+            step = self.moments(x.detach(), mixture.detach(), eps=eps)
+            mixture = em_step(step, x.numel() // x.shape[1])
+        nu, batch = self.differentiable_state(
+            x, mixture, given, eps=eps, responsibility_grad=responsibility_grad
+        )
+        y = normalize(
+            _activations(x, mixture),
+            nu,
+            batch.mean,
+            batch.var,
+            mixture.mixing_weight,
+            weight,
+            bias,
+            eps,
+            mixing_scale,
+        )
+        return ungrouped(y, x), BatchMoments(*(t.detach() for t in batch))
+
 
 def _activations(x: Tensor, mixture: Mixture) -> Tensor:
     return grouped(x.to(statistics_dtype(x.dtype)), mixture.mixing_weight.shape[0])

@@ -40,8 +40,17 @@ def backward(
     inv_mass = 1 / moments.mass.clamp_min(MIN_MASS)
     m, q = by_component(moments.mean, groups), by_component(moments.var, groups)
     r = (q + eps).rsqrt()
-    gamma = torch.ones_like(m) if weight is None else by_component(weight.to(x.dtype), groups)
-    beta = torch.zeros_like(m) if bias is None else by_component(bias.to(x.dtype), groups)
+    mean = mixture.mean
+    gamma = (
+        torch.ones_like(m)
+        if weight is None
+        else by_component(weight.to(x.dtype).expand_as(mean), groups)
+    )
+    beta = (
+        torch.zeros_like(m)
+        if bias is None
+        else by_component(bias.to(x.dtype).expand_as(mean), groups)
+    )
 
     dx = torch.zeros_like(x)
     dweight, dbias, dnu, alpha_h2 = [], [], [], []

@@ -20,7 +20,7 @@ def ungrouped(y: Tensor, like: Tensor) -> Tensor:
     y = y.reshape(like.shape).to(like.dtype, copy=True)
     if like.dim() in (4, 5):
         channels_last = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
-        if like.is_contiguous(memory_format=channels_last) and not like.is_contiguous():
+        if not like.is_contiguous() and like.is_contiguous(memory_format=channels_last):
             return y.contiguous(memory_format=channels_last)
     return y.contiguous()
 

@@ -31,8 +31,8 @@ def normalize(
     groups = x.shape[1]
     il = mixing_factor(mixing_weight, mixing_scale)
     m, inv_std = by_component(mean, groups), by_component((var + eps).rsqrt(), groups)
-    gamma = None if weight is None else by_component(weight.to(x.dtype), groups)
-    beta = None if bias is None else by_component(bias.to(x.dtype), groups)
+    gamma = None if weight is None else by_component(weight.to(x.dtype).expand_as(mean), groups)
+    beta = None if bias is None else by_component(bias.to(x.dtype).expand_as(mean), groups)
     y = torch.zeros_like(x)
     for k in range(nu.shape[2]):
         scale = inv_std[k] * group_entry(il, k)

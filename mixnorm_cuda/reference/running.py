@@ -6,6 +6,7 @@ from torch import Tensor
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
+@torch.no_grad()
 def update_running(
     running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
 ) -> Tensor:
