@@ -129,7 +129,7 @@ def normalize_checked(
     given = None
     if responsibilities is not None:
         checks.check_responsibilities(responsibilities, x, components)
-        given = _expanded(responsibilities, x, groups)
+        given = expanded_responsibilities(responsibilities, x, groups)
     served_by = dispatch.select(backend, x, components, groups, given is not None)
     if training:
         return normalize_batch(
@@ -248,7 +248,7 @@ def _placeholder_mixture(
     return initial_mixture(x, responsibilities.shape[1], groups=1)
 
 
-def _expanded(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
+def expanded_responsibilities(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
     """[N, K] or [N, K, *S] -> [N, G, K, L] in the statistics dtype, by differentiable views."""
     nu = responsibilities.to(checks.statistics_dtype(x.dtype))
     nu = nu.unsqueeze(2) if nu.dim() == 2 else nu.flatten(2)

@@ -2,5 +2,12 @@
 
 from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.autograd.normalize import normalize, normalize_batch
+from mixnorm_cuda.autograd.sync import SyncMixtureNormFunction
 
-__all__ = ["EvaluateFunction", "MixtureNormFunction", "normalize", "normalize_batch"]
+__all__ = [
+    "EvaluateFunction",
+    "MixtureNormFunction",
+    "SyncMixtureNormFunction",
+    "normalize",
+    "normalize_batch",
+]

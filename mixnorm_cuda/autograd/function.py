@@ -34,8 +34,8 @@ class MixtureNormFunction(torch.autograd.Function):
         result = BACKENDS[backend].forward(
             x,
             mixture,
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             given,
             eps=eps,
             em_iters=em_iters,
@@ -76,8 +76,8 @@ class MixtureNormFunction(torch.autograd.Function):
             nu,
             moments,
             mixture,
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             eps=ctx.eps,
             mixing_scale=ctx.mixing_scale,
             responsibility_grad=ctx.responsibility_grad,
@@ -105,8 +105,8 @@ class EvaluateFunction(torch.autograd.Function):
         return BACKENDS[ctx.backend].evaluate(
             x,
             Mixture(mixing_weight, mean, var),
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             given,
             eps=ctx.eps,
             mixing_scale=ctx.mixing_scale,
@@ -120,8 +120,8 @@ class EvaluateFunction(torch.autograd.Function):
             dy,
             x,
             Mixture(mixing_weight, mean, var),
-            per_component(weight, mean),
-            per_component(bias, mean),
+            weight,
+            bias,
             given,
             eps=ctx.eps,
             mixing_scale=ctx.mixing_scale,
@@ -138,15 +138,10 @@ class EvaluateFunction(torch.autograd.Function):
         )
 
 
-def per_component(parameter: Tensor | None, mean: Tensor) -> Tensor | None:
-    """[C] or [K, C] -> [K, C], without a copy."""
-    return None if parameter is None else parameter.expand_as(mean)
-
-
 def _affine_gradients(
     ctx: Any, grads: Gradients, weight: Tensor | None, bias: Tensor | None, first: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Per-component gradients summed to the parameter's own shape and dtype."""
+    """In the parameter's own shape and dtype."""
     return (
         _reduced(grads.weight, weight if ctx.needs_input_grad[first] else None),
         _reduced(grads.bias, bias if ctx.needs_input_grad[first + 1] else None),
@@ -156,4 +151,6 @@ def _affine_gradients(
 def _reduced(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
     if parameter is None:
         return None
-    return (gradient.sum(0) if parameter.dim() == 1 else gradient).to(parameter.dtype)
+    if gradient.dim() > parameter.dim():
+        gradient = gradient.sum(0)
+    return gradient.to(parameter.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction, per_component
+from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.dispatch import REFERENCE, Backend
 from mixnorm_cuda.types import BatchMoments, Mixture
 
@@ -38,8 +38,8 @@ def normalize_batch(
         return REFERENCE.differentiable_forward(
             x,
             mixture,
-            per_component(weight, mixture.mean),
-            per_component(bias, mixture.mean),
+            weight,
+            bias,
             given,
             eps=eps,
             em_iters=em_iters,
@@ -55,8 +55,8 @@ def normalize_batch(
     result = backend.forward(
         x,
         mixture,
-        per_component(weight, mixture.mean),
-        per_component(bias, mixture.mean),
+        weight,
+        bias,
         given,
         eps=eps,
         em_iters=em_iters,
@@ -90,8 +90,8 @@ def normalize(
     return backend.evaluate(
         x,
         mixture,
-        per_component(weight, mixture.mean),
-        per_component(bias, mixture.mean),
+        weight,
+        bias,
         given,
         eps=eps,
         mixing_scale=mixing_scale,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixnorm_cuda import checks, dispatch
+from mixnorm_cuda.distributed import Processes, joined_count
 from mixnorm_cuda.estimation import (
     batch_moments,
     collapse_affine,
@@ -199,10 +200,12 @@ class MixtureNormBase(Freezable, SeedingState):
             return self._normalize(x, running, responsibilities, training=False)[0]
         if not self.track_running_stats:
             running = None  # switched off after construction: as in BN, neither used nor changed
-        checks.check_enough_values(x)
+        processes = self._processes()
+        if processes is None:
+            checks.check_enough_values(x)
         if running is not None and recomputation.is_repetition():
             return self._repeat(x, running, responsibilities)
-        watched = running is not None and x.numel() > 0 and recomputation.may_be_repeated()
+        watched = running is not None and not self._nothing(x) and recomputation.may_be_repeated()
         generator = recomputation.generator_state(x) if watched else None
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
         if watched:
@@ -211,11 +214,13 @@ class MixtureNormBase(Freezable, SeedingState):
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
         if running is not None and watched:
             recomputation.remember(running.mean, step, y)
-        if self.training and running is not None and moments is not None and x.numel() > 0:
+        if self.training and running is not None and moments is not None and not self._nothing(x):
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
                     buffer.copy_(seed)
-            self._track(running, moments, x.numel() // x.shape[1], outright=first)
+            own = x.numel() // x.shape[1]
+            count = own if processes is None else joined_count(moments)
+            self._track(running, moments, count, outright=first)
         return y
 
     def _check_input(self, x: Tensor) -> None:
@@ -225,6 +230,14 @@ class MixtureNormBase(Freezable, SeedingState):
                 f"input has shape {tuple(x.shape)} with {x.shape[1]} channels: expected "
                 f"num_features={self.num_features}"
             )
+
+    def _processes(self) -> Processes | None:
+        """The processes whose batches are one; None: only this one's."""
+        return None
+
+    def _nothing(self, x: Tensor) -> bool:
+        """Whether the batch is known to be empty: those of other processes may not be."""
+        return x.numel() == 0 and self._processes() is None
 
     def _em_iters(self) -> int:
         if self.em_iters is None:
@@ -267,15 +280,18 @@ class MixtureNormBase(Freezable, SeedingState):
         Seeded: the running statistics describe nothing yet and are to be set from this batch.
         """
         em_iters = self._em_iters()
+        processes = self._processes()
         first = running is not None and self.num_components > 1 and self._awaits_seeding()
         if not self._seeds(x, running, responsibilities):
             if running is None:
                 return initial_mixture(x, self.num_components, self.groups), 0, first
-            fixed = x.numel() == 0 or responsibilities is not None or self.num_components == 1
+            fixed = responsibilities is not None or self.num_components == 1 or self._nothing(x)
             return starting_mixture(running), 0 if fixed else em_iters, first
-        mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
+        mixture = seed_mixture(x, self.num_components, self.groups, self.eps, processes)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
-            mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
+            mixture = em(
+                x, mixture, iters=em_iters, eps=self.eps, backend=self.backend, processes=processes
+            )
             em_iters = 0
         if running is not None and not first:
             mixture = match_components(mixture, running, self.eps)
@@ -285,7 +301,7 @@ class MixtureNormBase(Freezable, SeedingState):
 
     def _seeds(self, x: Tensor, running: Mixture | None, responsibilities: Tensor | None) -> bool:
         """Whether a training step draws a new mixture from ``x``."""
-        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
+        if self._nothing(x) or responsibilities is not None or self.num_components == 1:
             return False
         return self.estimator == "batch" or running is None or self._awaits_seeding()
 
@@ -296,7 +312,8 @@ class MixtureNormBase(Freezable, SeedingState):
             mixture, em_iters = self._estimate(x, running, responsibilities)[:2]
         else:
             if step.generator is not None:
-                seed_mixture(x, self.num_components, self.groups, self.eps)
+                processes = self._processes()
+                seed_mixture(x, self.num_components, self.groups, self.eps, processes)
             mixture, em_iters = step.mixture, step.em_iters
         y, _ = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
         if step is not None:
@@ -308,7 +325,7 @@ class MixtureNormBase(Freezable, SeedingState):
         """Carry γ and β from BN under ``running`` over to BN under this batch's statistics."""
         if self.weight is None or self.bias is None:
             return
-        moments = batch_moments(x, mixture, self.eps, self.backend)
+        moments = batch_moments(x, mixture, self.eps, self.backend, self._processes())
         of_batch = Mixture(mixture.mixing_weight, moments.mean, moments.var)
         eps, scale = self.eps, self.mixing_scale
         single = collapse_affine(self.weight, self.bias, running, eps=eps, mixing_scale=scale)
@@ -317,7 +334,9 @@ class MixtureNormBase(Freezable, SeedingState):
         self.weight.copy_(torch.where(finite, pairs[0], self.weight))
         self.bias.copy_(torch.where(finite, pairs[1], self.bias))
 
-    def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
+    def _track(
+        self, running: Mixture, moments: BatchMoments, count: int | Tensor, outright: bool
+    ) -> None:
         tracked = self.num_batches_tracked
         factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
         if outright:
