@@ -71,7 +71,7 @@ def test_a_compiled_training_step_is_the_eager_one(options, target):
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_sizes_do_not_compile_anew(training, dynamic, more, target):
     # Without dynamic=True the second size compiles once more, for all sizes.
-    eager, module = _pair(target)
+    eager, module = _pair(target, num_components=2)
     eager.train(training)
     compiles = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(
