@@ -51,7 +51,10 @@ def exported(network: nn.Module, **options: object) -> torch.export.ExportedProg
 
 
 def foreign_operators(program: torch.export.ExportedProgram) -> set[str]:
-    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    graphs = [
+        m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)
+    ]
+    targets = {n.target for graph in graphs for n in graph.nodes if n.op == "call_function"}
     return {str(target) for target in targets if getattr(target, "namespace", "aten") != "aten"}
 
 
@@ -140,6 +143,17 @@ def test_a_training_step_is_exported_with_its_statistics() -> None:
     for name, buffer in module.named_buffers():
         torch.testing.assert_close(buffer, network.get_buffer(name), rtol=1e-5, atol=1e-6)
     assert network[1].num_batches_tracked == 4
+
+
+def test_an_exported_training_step_may_seed() -> None:
+    layer = mx.MixtureNorm2d(3, estimator="batch")
+    layer(images(16))
+    program = torch.export.export(layer, (images(16),))
+    assert foreign_operators(program) <= {"wrap_with_set_grad_enabled"}
+    x = images(16)
+    y = program.module()(x)
+    assert y.isfinite().all()
+    assert layer.num_batches_tracked == 2
 
 
 def test_eager_use_goes_on_after_an_export() -> None:
