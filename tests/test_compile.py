@@ -99,18 +99,25 @@ def test_the_first_batch_and_later_ones_compile_once_each():
     assert module.running_mean.unique(dim=0).shape[0] == 3
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["region compiled", "compiled in region"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_statistics_move_once_under_checkpointing_inside_a_compiled_function(reentrant):
+def test_statistics_move_once_under_checkpointing(reentrant, inside):
     eager, module = _pair(AUTO)
+    if inside:
+        compiled = torch.compile(
+            lambda x: checkpoint(module, x, use_reentrant=reentrant), backend="aot_eager"
+        )
+    else:
+        layer = torch.compile(module, backend="aot_eager")
 
-    @torch.compile(backend="aot_eager")
-    def compiled(x):
-        return checkpoint(module, x, use_reentrant=reentrant)
+        def compiled(x):
+            return checkpoint(layer, x, use_reentrant=reentrant)
 
-    x, dy = torch.randn(2, 4, 8, 5, 5, dtype=torch.float64)
-    expected = _step(eager, eager, x, dy)
-    actual = _step(compiled, module, x, dy)
-    torch.testing.assert_close((actual[0], actual[2]), (expected[0], expected[2]))
+    for _ in range(2):
+        x, dy = torch.randn(2, 4, 8, 5, 5, dtype=torch.float64)
+        expected = _step(eager, eager, x, dy)
+        actual = _step(compiled, module, x, dy)
+        torch.testing.assert_close((actual[0], actual[2]), (expected[0], expected[2]))
 
 
 def test_given_responsibilities_compile():

@@ -60,8 +60,10 @@ def test_opcheck(name: str, kind: str, components: int, groups: int) -> None:
     )
 
 
-def test_opcheck_of_the_snapshot() -> None:
-    torch.library.opcheck(torch.ops.mixnorm.snapshot.default, (torch.randn(3, 4),))
+def test_opcheck_of_the_operators_for_compiled_graphs() -> None:
+    mixture = arguments("moments", INPUTS["contiguous"])[1:4]
+    torch.library.opcheck(torch.ops.mixnorm.snapshot.default, mixture)
+    torch.library.opcheck(torch.ops.mixnorm.is_first_run.default, mixture[1:2])
 
 
 def test_every_operator_is_checked() -> None:
@@ -70,7 +72,7 @@ def test_every_operator_is_checked() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("mixnorm::")
     }
-    assert names - {"cuda_device_info"} == {*OPERATORS, "snapshot"}
+    assert names - {"cuda_device_info"} == {*OPERATORS, "snapshot", "is_first_run"}
 
 
 def test_compiles_without_graph_breaks() -> None:
