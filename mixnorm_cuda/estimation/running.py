@@ -62,7 +62,9 @@ def update_running_statistics(
         # Not by an operator: the graph would hold its count, an integer, as a constant and be
         # compiled anew for every batch size.
         first = _is_first_run(running.mean)
-        return first & dispatch.REFERENCE.update_running(running, moments, count, factor * first)
+        weight = factor * first.to(running.mean.dtype)
+        finite = dispatch.REFERENCE.update_running(running, moments, count, weight)
+        return first.logical_and(finite)
     if isinstance(count, Tensor):
         return dispatch.REFERENCE.update_running(running, moments, count, factor)
     components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
