@@ -26,6 +26,7 @@ from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
 from mixnorm_cuda.modules.freezing import Freezable
 from mixnorm_cuda.modules.seeding_state import SeedingState
+from mixnorm_cuda.modules.summary import summarize
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 ESTIMATORS = ("online", "batch")
@@ -166,6 +167,19 @@ class MixtureNormBase(Freezable, SeedingState):
             f"track_running_stats={self.track_running_stats}, estimator={self.estimator!r}, "
             f"em_iters={self._em_iters()}, mixing_scale={self.mixing_scale}"
         )
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for a log, such as TensorBoard's ``add_scalars``; reads them from the device.
+
+        ``weight/k``: mixing weight of component k, mean over the groups. ``effective_components``:
+        exp of the mixing weights' entropy, from 1 to K, mean over the groups, and its ``/least``.
+        ``empty_components``: how many, in all groups, have a mixing weight below 1e-3.
+        ``batches_tracked``.
+
+        Raises:
+            ValueError: the layer keeps no running statistics.
+        """
+        return summarize(self)
 
     def forward(self, x: Tensor, responsibilities: Tensor | None = None) -> Tensor:
         """Normalize ``x`` [N, C, *S]; the result has its shape, dtype and memory format.

@@ -52,7 +52,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ),
     "torchvision ResNet-50": partial(torchvision_model, "resnet50"),
     "torchvision DenseNet-121": partial(torchvision_model, "densenet121"),
-    "torchvision Inception-V3": partial(torchvision_model, "inception_v3", init_weights=False),
+    "torchvision Inception-V3": partial(
+        torchvision_model, "inception_v3", init_weights=False, aux_logits=False
+    ),
     "timm ResNet": partial(timm_model, "resnet10t"),
     "timm EfficientNet": partial(timm_model, "efficientnet_b0"),
 }
