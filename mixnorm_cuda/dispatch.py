@@ -8,6 +8,7 @@ The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
 import os
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
@@ -196,7 +197,7 @@ def check_name(backend: str, source: str = "backend") -> None:
 def select(
     backend: str, x: Tensor, num_components: int, groups: int, responsibilities_given: bool = False
 ) -> Backend:
-    """The backend that serves ``x``.
+    """The backend that serves ``x``; under torch.export always the reference.
 
     Raises:
         ValueError: ``backend`` is not a known name.
@@ -207,6 +208,8 @@ def select(
         backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
+    if torch.compiler.is_exporting():
+        return REFERENCE  # an exported graph must run where our operators are not
     if backend == "auto":
         for name in _PREFERENCE.get(x.device.type, ()):
             if why_not(name, x, num_components, groups, responsibilities_given) is None:

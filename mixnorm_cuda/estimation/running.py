@@ -1,5 +1,7 @@
 """Running statistics: mass-weighted exponential averages, updated on the device."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def starting_mixture(running: Mixture) -> Mixture:
     does: its partitioner may recompute values from the buffers in the backward, after their
     update (pytorch/pytorch#197039); what an opaque operator returns is never recomputed.
     """
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return running
     return Mixture(*(_snapshot(t) for t in running))
 
@@ -48,4 +50,9 @@ def update_running_statistics(
         return dispatch.REFERENCE.update_running(running, moments, count, factor)
     components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
     chosen = dispatch.select(backend, running.mean, components, groups)
+    transforms: Any = torch._C
+    if torch.compiler.is_compiling() or transforms._are_functorch_transforms_active():
+        # A compiled graph would hold the count, an integer, as a constant and be compiled
+        # anew for every batch size; torch.func does not see what an operator changes in place.
+        chosen = dispatch.REFERENCE
     return chosen.update_running(running, moments, count, factor)
