@@ -115,13 +115,11 @@ class SyncMixtureNorm(MixtureNormBase):
         return processes_of(self.process_group) if self.training else None
 
     def _agree(self, x: Tensor, responsibilities: Tensor | None) -> None:
-        # A checkpoint may have been loaded in one process, whose buffers the others then received.
-        tracked = self.num_batches_tracked
-        self._seeded = self._seeded or (
-            tracked is not None and not tracked.is_meta and bool(tracked > 0)
-        )
+        # A checkpoint may have been loaded in one process, whose buffers the others then received:
+        # collectives do not count as writing, so the counter is read anew.
+        self._counter = None
         description: dict[str, Any] = {name: getattr(self, name) for name in AGREED}
-        description["running statistics"] = "of data" if self._seeded else "initial"
+        description["running statistics"] = "initial" if self._awaits_seeding() else "of data"
         description["weight"] = _kind(self.weight)
         description["bias"] = _kind(self.bias)
         description["input dtype"] = x.dtype
