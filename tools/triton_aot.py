@@ -6,6 +6,7 @@ that compiles it: what is checked is what a user's call would compile.
 
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -12,16 +12,6 @@ from mixnorm_cuda.kernels.triton.geometry import Geometry
 
 NU_ONE, NU_LOADED, NU_JOINT, NU_CHANNEL = "one", "loaded", "joint", "channel"
 
-KERNELS = (
-    "moments",
-    "normalize",
-    "output_sums",
-    "input_gradient",
-    "responsibilities",
-    "log_odds_gradient",
-)
-
-
 @dataclass(frozen=True)
 class Budget:
     """Limits for one kind of kernel; the numbers that tuning changes."""
@@ -30,16 +20,24 @@ class Budget:
     """For coefficients and partial sums of a thread's channels."""
     position_registers: int = 32
     """For the responsibilities of a thread's positions."""
-    bytes: int = 64
-    """Of the input a thread loads at once."""
+    elements: int = 32
+    """Of the input that a thread loads at once, at most; and at most 64 bytes."""
     threads: int = 128
     """Threads of a program, more where a group's channels need them."""
-    max_threads: int = 512
+    max_threads: int = 256
+    """Beyond 256 a thread has 128 registers or fewer, too few for its channels."""
     resident_threads: int = 512
     """Threads of a multiprocessor that a launch counts on."""
 
 
-BUDGETS: dict[str, Budget] = {kernel: Budget() for kernel in KERNELS}
+BUDGETS: dict[str, Budget] = {
+    "moments": Budget(),
+    "normalize": Budget(),
+    "output_sums": Budget(elements=16),
+    "input_gradient": Budget(position_registers=16, elements=16),
+    "responsibilities": Budget(),
+    "log_odds_gradient": Budget(elements=16),
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def choose_tile(
     channels = _floor_power_of_two(budget.channel_registers / cost)
     # Responsibilities are per position, or per element when every channel has its own.
     held = _floor_power_of_two(budget.position_registers / (components * registers))
-    elements = budget.bytes // itemsize
+    elements = min(budget.elements, 64 // itemsize)
     if nu == NU_CHANNEL:
         elements = min(elements, held)
     block_c = next_power_of_two(span)
@@ -179,7 +177,11 @@ def _channels_last(
 
 
 def choose_launch(
-    tile: Tile, geometry: Geometry, channels: int, span: int, multiprocessors: int,
+    tile: Tile,
+    geometry: Geometry,
+    channels: int,
+    span: int,
+    multiprocessors: int,
     resident_threads: int = 512,
 ) -> Launch:
     """As many programs as are resident at once, each with its chunk of tiles."""

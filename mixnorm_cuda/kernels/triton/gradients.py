@@ -210,7 +210,6 @@ def _input_gradient_kernel(
     STATISTICS: tl.constexpr,
     OUTPUT_SUMS: tl.constexpr,
     LOG_SUMS: tl.constexpr,
-    PRELOAD: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     REPEATS: tl.constexpr,
@@ -223,8 +222,7 @@ def _input_gradient_kernel(
 
     DLOG is "none", "computed" or "loaded" (from [G, K, M]). STATISTICS: m and q depend on x
     (training). OUTPUT_SUMS adds ν dy and ν dy x' for the affine pairs (eval: nothing has to be
-    known before dx). LOG_SUMS adds dℓ, dℓ x', dℓ x'² for θ. PRELOAD keeps the coefficients in
-    registers; without it they are read again for every tile, from the L1 cache.
+    known before dx). LOG_SUMS adds dℓ, dℓ x', dℓ x'² for θ.
     """
     chunk = tl.program_id(1)
     T: tl.constexpr = posterior_ptr.dtype.element_ty
@@ -236,10 +234,9 @@ def _input_gradient_kernel(
     group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
     in_row = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)
     shift = row(posterior_ptr, 0, c, exists, C)
-    if PRELOAD:
-        table = gradient_rows(
-            posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, STATISTICS, ODDS
-        )
+    scale, offset, quadratic, linear, odds_quadratic, odds_linear = gradient_rows(
+        posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, STATISTICS, ODDS
+    )
     constant = zeros(1, 1, T, K)
     if STATISTICS and DLOG == "computed":
         constant = rows(statistics_ptr, c, exists, C, 2, 3, K)
@@ -265,11 +262,6 @@ def _input_gradient_kernel(
         mask = exists[:, None] & valid[None, :]
         x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T) - shift
         dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
-        if not PRELOAD:
-            table = gradient_rows(
-                posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, STATISTICS, ODDS
-            )
-        scale, offset, quadratic, linear, odds_quadratic, odds_linear = table
         if NU == "one":
             nu = (tl.full([1, 1], 1.0, T),)
         elif NU == "loaded":

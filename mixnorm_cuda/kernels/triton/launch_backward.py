@@ -179,7 +179,6 @@ def _input_gradient(
         STATISTICS=statistics is not None,
         OUTPUT_SUMS=statistics is None,
         LOG_SUMS=log_sums,
-        PRELOAD=grid.tile.num_warps <= 8,
     )
     return dx, sums, dlog_mass, dlog_sums
 

@@ -5,13 +5,13 @@ import triton.language as tl
 
 
 @triton.jit
-def all_finite(ptr, size, BLOCK: tl.constexpr):
+def count_not_finite(ptr, size, BLOCK: tl.constexpr):
     bad = tl.zeros([BLOCK], tl.int32)
     for start in range(0, size, BLOCK):
         at = start + tl.arange(0, BLOCK)
         value = tl.load(ptr + at, mask=at < size, other=0.0)
-        bad = bad | tl.where(tl.abs(value) < float("inf"), 0, 1)
-    return tl.max(bad, axis=0) == 0
+        bad += tl.where(tl.abs(value) < float("inf"), 0, 1)
+    return tl.sum(bad, axis=0)
 
 
 @triton.jit
@@ -39,13 +39,14 @@ def _update_running_kernel(
     G: tl.constexpr = C // D
     T: tl.constexpr = running_mean_ptr.dtype.element_ty
     TINY: tl.constexpr = 2.2250738585072014e-308 if T == tl.float64 else 1.1754943508222875e-38
-    finite = all_finite(mass_ptr, G * K, BLOCK)
-    finite = finite & all_finite(mean_ptr, K * C, BLOCK)
-    finite = finite & all_finite(var_ptr, K * C, BLOCK)
+    bad = count_not_finite(mass_ptr, G * K, BLOCK)
+    bad += count_not_finite(mean_ptr, K * C, BLOCK)
+    bad += count_not_finite(var_ptr, K * C, BLOCK)
+    finite = tl.zeros([BLOCK], tl.int32) + bad == 0
     if factor_ptr is not None:
         f = tl.load(factor_ptr).to(tl.float64)
     else:
-        f = factor.to(tl.float64)
+        f = tl.full([], 1.0, tl.float64) * factor
     # The weights are read by every channel of their group: they change after all of these.
     for start in range(0, C, BLOCK):
         c = start + tl.arange(0, BLOCK)
@@ -75,4 +76,4 @@ def _update_running_kernel(
         new_weight = old_weight + f * (share - old_weight)
         tl.store(running_weight_ptr + at_group, new_weight.to(T), mask=(g < G) & finite)
     if k == 0:
-        tl.store(finite_ptr, finite)
+        tl.store(finite_ptr + tl.arange(0, 1), tl.zeros([1], tl.int32) + bad == 0)
