@@ -466,12 +466,12 @@ def _checked(
     _require(operator, x.dim() >= 2, f"x has shape {tuple(x.shape)}: expected [N, C, *S]")
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
     _require(operator, x.is_floating_point(), f"x has dtype {x.dtype}: expected a floating dtype")
-    _check_mixture(operator, mixture)
     _require(
         operator,
-        mixture.mean.shape[1] == x.shape[1],
+        mixture.mean.dim() == 2 and mixture.mean.shape[1] == x.shape[1],
         f"mean has shape {tuple(mixture.mean.shape)}: expected [K, {x.shape[1]}]",
     )
+    _check_mixture(operator, mixture)
     _require(
         operator,
         mixture.mean.dtype == statistics and mixture.mean.device == x.device,

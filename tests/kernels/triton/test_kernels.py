@@ -36,7 +36,7 @@ def test_components(components, channels_last, device):
 
 @LAYOUTS
 @pytest.mark.parametrize(
-    ("components", "groups"), [(3, 2), (3, 12), (16, 12), (2, 4), (1, 3)], ids=str
+    ("components", "groups"), [(3, 2), (3, 12), (9, 12), (2, 4), (1, 3)], ids=str
 )
 def test_groups(components, groups, channels_last, device):
     Case((4, 12, 3, 3), components, groups, channels_last=channels_last, device=device).check()
@@ -84,15 +84,15 @@ def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
         return choose(kernel, geometry, span, components, nu, **options)
 
     monkeypatch.setattr(config, "choose_tile", narrow)
-    case = Case((2, 140, 3, 3), 3, groups, channels_last=channels_last, device=device)
-    tile = narrow("responsibilities", geometry(case.x), 140 // groups, 3, "loaded", itemsize=4)
-    assert tile.block_c < 140 // groups
+    case = Case((1, 100, 3, 3), 3, groups, channels_last=channels_last, device=device)
+    tile = narrow("responsibilities", geometry(case.x), 100 // groups, 3, "loaded", itemsize=4)
+    assert tile.block_c < 100 // groups
     case.check(em_iters=1)
 
 
 def test_a_wide_layer(device):
     """Rows of 3 × 3 allow no vector loads: a group of 130 channels fits no tile."""
-    case = Case((2, 130, 3, 3), device=device)
+    case = Case((1, 130, 3, 3), device=device)
     tile = config.choose_tile("moments", geometry(case.x), 130, 3, config.NU_JOINT, itemsize=4)
     assert tile is None
     case.check()
@@ -107,7 +107,7 @@ def test_any_number_of_chunks(multiprocessors, device, monkeypatch):
 @LAYOUTS
 @pytest.mark.parametrize("groups", [1, 4])
 def test_same_bits_every_time(groups, channels_last, device):
-    case = Case((5, 8, 7, 7), 3, groups, channels_last=channels_last, device=device)
+    case = Case((5, 4, 7, 7), 3, groups, channels_last=channels_last, device=device)
     first, second = case.operators(em_iters=1), case.operators(em_iters=1)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
