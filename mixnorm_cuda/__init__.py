@@ -14,6 +14,7 @@ from mixnorm_cuda.modules import (
     MixtureNorm3d,
     SyncMixtureNorm,
     convert_mixture_norm,
+    convert_sync_mixture_norm,
     revert_mixture_norm,
     update_statistics,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "build_info",
     "convert_mixture_norm",
+    "convert_sync_mixture_norm",
     "functional",
     "revert_mixture_norm",
     "update_statistics",

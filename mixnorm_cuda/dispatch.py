@@ -1,15 +1,14 @@
 """Which backend serves an input, and why the others do not.
 
 ``"auto"`` tries the backends of the input's device, fastest first, and ends at the reference,
-which serves everything; a GPU whose kernels are all missing is warned about once. A backend asked for by name
-serves or raises `BackendUnavailableError`.
-The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
+which serves everything; a GPU whose kernels are all missing is warned about once. A backend asked
+for by name serves or raises `BackendUnavailableError`. The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
 """
 
 import functools
 import os
 import warnings
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
 from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 ENVIRONMENT_VARIABLE = "MIXNORM_BACKEND"
 
@@ -27,7 +26,10 @@ class BackendUnavailableError(RuntimeError):
 
 
 class Backend(Protocol):
-    """What a set of kernels offers. ``x`` is [N, C, *S], affine pairs are None or [K, C]."""
+    """What a set of kernels offers.
+
+    ``x`` is [N, C, *S]; weight and bias are None, [C] (shared by the components) or [K, C].
+    """
 
     @property
     def name(self) -> str: ...
@@ -103,6 +105,55 @@ class Backend(Protocol):
     ) -> Tensor: ...
 
 
+class SplitBackend(Backend, Protocol):
+    """A backend whose training passes come in parts too, for what runs between them elsewhere.
+
+    Over several processes these exchange sums: each calls `moments` on its own ``x``, `normalize`
+    with the moments of all, `backward_sums`, and `backward_apply` with the sums of all.
+    """
+
+    def normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor: ...
+
+    def backward_sums(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+    ) -> GradientSums: ...
+
+    def backward_apply(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        sums: GradientSums,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        """The affine pairs' gradients are those of ``sums``."""
+
+
 class UnbuiltBackend(ReferenceBackend):
     """A backend whose name is known and whose kernels this version does not contain."""
 
@@ -152,8 +203,8 @@ def select(
         BackendUnavailableError: ``backend`` was asked for by name and cannot serve ``x``.
     """
     source = "backend"
-    if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if backend == "auto" and ENVIRONMENT_VARIABLE in os.environ:
+        backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
     if backend == "auto":
@@ -179,6 +230,12 @@ def _warn(message: str) -> None:
 
 # torch.compile calls this instead of tracing into it.
 _warn_once = torch.compiler.assume_constant_result(_warn)  # type: ignore[no-untyped-call]
+
+
+def split(name: str) -> SplitBackend:
+    """Backend ``name`` if its passes come in parts, else the reference, which serves all."""
+    backend = BACKENDS[name]
+    return cast(SplitBackend, backend) if hasattr(backend, "backward_apply") else REFERENCE
 
 
 def why_not(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda import checks, dispatch
-from mixnorm_cuda.autograd import EvaluateFunction, MixtureNormFunction
-from mixnorm_cuda.autograd.function import per_component
+from mixnorm_cuda.autograd import normalize, normalize_batch
 from mixnorm_cuda.estimation import initial_mixture, starting_mixture, update_running_statistics
 from mixnorm_cuda.types import BatchMoments, Mixture
 
@@ -88,39 +87,54 @@ def mixture_normalize(
     else:
         mixture = Mixture(mixing_weight, mean, var)
     checks.check_mixture(x, *mixture, prefix="")
-    groups, components = mixture.mixing_weight.shape
+    components = mixture.mean.shape[0]
     checks.check_affine("weight", weight, x, components)
     checks.check_affine("bias", bias, x, components)
-    given = None
-    if responsibilities is not None:
-        if em_iters:
-            raise ValueError(f"em_iters={em_iters}: expected 0 with given responsibilities")
-        checks.check_responsibilities(responsibilities, x, components)
-        given = _expanded(responsibilities, x, groups)
-    learned = any(t.requires_grad for t in mixture) and torch.is_grad_enabled()
+    if responsibilities is not None and em_iters:
+        raise ValueError(f"em_iters={em_iters}: expected 0 with given responsibilities")
     if training:
         checks.check_enough_values(x)
-        if em_iters and learned:
-            raise ValueError(
-                f"em_iters={em_iters}: expected 0 when mixing_weight, mean or var requires grad, "
-                "since no gradient flows through EM steps"
-            )
+        _check_em_of_learned(mixture, em_iters)
+    return normalize_checked(
+        x, mixture, weight, bias, training=training, eps=eps, em_iters=em_iters,
+        mixing_scale=mixing_scale, responsibility_grad=responsibility_grad,
+        responsibilities=responsibilities, backend=backend,
+    )  # fmt: skip
+
+
+def normalize_checked(
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    training: bool,
+    eps: float,
+    em_iters: int,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+    responsibilities: Tensor | None = None,
+    backend: str,
+) -> tuple[Tensor, BatchMoments | None]:
+    """`mixture_normalize` for callers that have checked all but the responsibilities.
+
+    Checks cost a small input as much as its kernels, so they are made once.
+    """
+    groups, components = mixture.mixing_weight.shape
+    given = None
+    if responsibilities is not None:
+        checks.check_responsibilities(responsibilities, x, components)
+        given = expanded_responsibilities(responsibilities, x, groups)
     served_by = dispatch.select(backend, x, components, groups, given is not None)
     if training:
-        y, *rest = MixtureNormFunction.apply(  # type: ignore[no-untyped-call]
-            x, *mixture, weight, bias, given,
-            eps, em_iters, mixing_scale, responsibility_grad, served_by.name,
+        return normalize_batch(
+            x, mixture, weight, bias, given, served_by, eps=eps, em_iters=em_iters,
+            mixing_scale=mixing_scale, responsibility_grad=responsibility_grad,
         )  # fmt: skip
-        return y, BatchMoments(*rest[:3])
-    if learned:
-        y = _evaluate_learned(
-            x, mixture, weight, bias, given, eps, mixing_scale, responsibility_grad
-        )
-    else:
-        y = EvaluateFunction.apply(  # type: ignore[no-untyped-call]
-            x, *mixture, weight, bias, given, eps, mixing_scale, responsibility_grad,
-            served_by.name,
-        )  # fmt: skip
+    y = normalize(
+        x, mixture, weight, bias, given, served_by, eps=eps, mixing_scale=mixing_scale,
+        responsibility_grad=responsibility_grad,
+    )  # fmt: skip
     return y, None
 
 
@@ -171,17 +185,33 @@ def mixture_norm(
             statistic changes.
     """
     checks.check_input(x)
+    checks.check_eps(eps)
+    checks.check_em_iters(em_iters)
     checks.check_momentum(momentum, or_none=False)
     running = Mixture(running_weight, running_mean, running_var)
     checks.check_mixture(x, *running, prefix="running_")
-    y, moments = mixture_normalize(
-        x, *(starting_mixture(running) if training else running), weight, bias,
+    components = running_mean.shape[0]
+    checks.check_affine("weight", weight, x, components)
+    checks.check_affine("bias", bias, x, components)
+    if training:
+        checks.check_enough_values(x)
+        _check_em_of_learned(running, em_iters)
+    y, moments = normalize_checked(
+        x, starting_mixture(running) if training else running, weight, bias,
         training=training, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale,
         responsibility_grad=responsibility_grad, backend=backend,
     )  # fmt: skip
     if moments is not None and x.numel() > 0:
         update_running_statistics(running, moments, x.numel() // x.shape[1], momentum, backend)
     return y
+
+
+def _check_em_of_learned(mixture: Mixture, em_iters: int) -> None:
+    if em_iters and torch.is_grad_enabled() and any(t.requires_grad for t in mixture):
+        raise ValueError(
+            f"em_iters={em_iters}: expected 0 when mixing_weight, mean or var requires grad, "
+            "since no gradient flows through EM steps"
+        )
 
 
 def _placeholder_mixture(
@@ -204,33 +234,9 @@ def _placeholder_mixture(
     return initial_mixture(x, responsibilities.shape[1], groups=1)
 
 
-def _expanded(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
+def expanded_responsibilities(responsibilities: Tensor, x: Tensor, groups: int) -> Tensor:
     """[N, K] or [N, K, *S] -> [N, G, K, L] in the statistics dtype, by differentiable views."""
     nu = responsibilities.to(checks.statistics_dtype(x.dtype))
     nu = nu.unsqueeze(2) if nu.dim() == 2 else nu.flatten(2)
     positions = x.shape[2:].numel()
     return nu.unsqueeze(1).expand(-1, groups, -1, positions)
-
-
-def _evaluate_learned(
-    x: Tensor,
-    mixture: Mixture,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    given: Tensor | None,
-    eps: float,
-    mixing_scale: bool,
-    responsibility_grad: bool,
-) -> Tensor:
-    """Eval with a θ that requires grad: the reference, differentiated by autograd."""
-    if given is None and not responsibility_grad:
-        given = dispatch.REFERENCE.responsibilities(x.detach(), mixture.detach(), eps=eps)
-    return dispatch.REFERENCE.evaluate(
-        x,
-        mixture,
-        per_component(weight, mixture.mean),
-        per_component(bias, mixture.mean),
-        given,
-        eps=eps,
-        mixing_scale=mixing_scale,
-    )

@@ -42,10 +42,20 @@ class Forward(NamedTuple):
     """ν in the backend's own layout: only the same backend's backward reads it."""
 
 
+class GradientSums(NamedTuple):
+    """What the gradients through the moments are made of, ``[K, C]`` each."""
+
+    h1: Tensor
+    """H1 = Σ ν dy."""
+    h2: Tensor
+    """H2 = Σ ν dy (x − m)."""
+
+
 class Gradients(NamedTuple):
     """What a backend's backward returns.
 
-    ``weight`` and ``bias`` are per component, ``[K, C]``; the caller sums them for shared affine.
+    ``weight`` and ``bias`` have the parameter's shape, or are per component, ``[K, C]``, to be
+    summed by the caller.
     """
 
     x: Tensor

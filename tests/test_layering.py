@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON_LAYERS = (
     {"types", "checks", "_version"},
     {"kernels", "reference"},
-    {"dispatch"},
+    {"dispatch", "distributed"},
     {"autograd", "estimation"},
     {"functional"},
     {"modules", "gaussian_mixture"},

@@ -97,6 +97,7 @@ SIGNATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "GaussianMixture.predict_proba": ({"self": REQUIRED, "X": REQUIRED}, {}),
     "GaussianMixture.score": ({"self": REQUIRED, "X": REQUIRED, "y": None}, {}),
     "GaussianMixture.sample": ({"self": REQUIRED, "n_samples": 1}, {}),
+    "convert_sync_mixture_norm": ({"module": REQUIRED, "process_group": None}, {}),
     "update_statistics": ({"loader": REQUIRED, "module": REQUIRED, "device": None}, {}),
     "build_info": ({}, {}),
 }
@@ -150,8 +151,8 @@ def test_names() -> None:
     expected = {
         "BackendUnavailableError", "GaussianMixture", "LazyMixtureNorm1d", "LazyMixtureNorm2d",
         "LazyMixtureNorm3d", "MixtureNorm1d", "MixtureNorm2d", "MixtureNorm3d", "SyncMixtureNorm",
-        "__version__", "build_info", "convert_mixture_norm", "functional", "revert_mixture_norm",
-        "update_statistics",
+        "__version__", "build_info", "convert_mixture_norm", "convert_sync_mixture_norm",
+        "functional", "revert_mixture_norm", "update_statistics",
     }  # fmt: skip
     assert set(mx.__all__) == expected
     assert all(hasattr(mx, name) for name in expected)
@@ -171,8 +172,8 @@ def test_docstrings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MixtureNorm1d", "MixtureNorm2d", "functional.mixture_normalize",
-    "functional.mixture_norm", "convert_mixture_norm", "revert_mixture_norm", "GaussianMixture",
-    "update_statistics"])  # fmt: skip
+    "functional.mixture_norm", "convert_mixture_norm", "convert_sync_mixture_norm",
+    "revert_mixture_norm", "GaussianMixture", "update_statistics"])  # fmt: skip
 def test_docstrings_name_the_errors(name: str) -> None:
     assert "Raises:" in inspect.getdoc(resolve(name))
 

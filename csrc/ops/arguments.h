@@ -54,15 +54,16 @@ inline void check_mixture(const char* op, const Tensor& x, const Tensor& mixing_
   check_statistic(op, "var", var, x, components, channels, "[K, C]");
 }
 
-// weight and bias, [K, C] like the means; any floating dtype, as a half-precision layer has them.
+// weight and bias, [C] or [K, C]; any floating dtype, as a half-precision layer has them.
 inline void check_affine(const char* op, const Tensor& x, const Tensor& mean,
                          const std::optional<Tensor>& weight, const std::optional<Tensor>& bias) {
   const auto check = [&](const char* name, const std::optional<Tensor>& parameter) {
     if (!parameter) return;
-    MIXNORM_CHECK(parameter->dim() == 2 && parameter->size(0) == mean.size(0) &&
-                      parameter->size(1) == mean.size(1),
-                  op, ": ", name, " has shape ", shape_of(*parameter), ", expected [K, C] = [",
-                  mean.size(0), ", ", mean.size(1), "]");
+    const bool shared = parameter->dim() == 1 && parameter->size(0) == mean.size(1);
+    MIXNORM_CHECK(shared || (parameter->dim() == 2 && parameter->size(0) == mean.size(0) &&
+                             parameter->size(1) == mean.size(1)),
+                  op, ": ", name, " has shape ", shape_of(*parameter),
+                  ", expected [C] or [K, C] = [", mean.size(0), ", ", mean.size(1), "]");
     MIXNORM_CHECK(parameter->device() == x.device(), op, ": ", name, " is not on the device of x");
   };
   check("weight", weight);

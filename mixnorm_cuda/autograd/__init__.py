@@ -1,5 +1,13 @@
 """The one place that saves tensors for a backward pass."""
 
 from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction
+from mixnorm_cuda.autograd.normalize import normalize, normalize_batch
+from mixnorm_cuda.autograd.sync import SyncMixtureNormFunction
 
-__all__ = ["EvaluateFunction", "MixtureNormFunction"]
+__all__ = [
+    "EvaluateFunction",
+    "MixtureNormFunction",
+    "SyncMixtureNormFunction",
+    "normalize",
+    "normalize_batch",
+]

@@ -29,11 +29,10 @@ def starting_mixture(running: Mixture) -> Mixture:
     return Mixture(*(_snapshot(t) for t in running))
 
 
-@torch.no_grad()
 def update_running_statistics(
     running: Mixture,
     moments: BatchMoments,
-    count: int,
+    count: int | Tensor,
     factor: float | Tensor,
     backend: str = "auto",
 ) -> Tensor:
@@ -43,7 +42,10 @@ def update_running_statistics(
     λ' = (1−f)λ + f λ̂, ρ = f λ̂/λ', μ' = μ + ρ(m − μ), σ²' = σ² + ρ(q̂ − σ²):
     a component that saw little of the batch keeps its own statistics. A batch whose moments are
     not all finite changes nothing; returns whether they were, a 0-dim bool tensor on the device.
+    A ``count`` [G, 1] on the device, of several processes' batches, may be 0: then nothing changes.
     """
+    if isinstance(count, Tensor):
+        return dispatch.REFERENCE.update_running(running, moments, count, factor)
     components, groups = running.mean.shape[0], running.mixing_weight.shape[0]
     chosen = dispatch.select(backend, running.mean, components, groups)
     return chosen.update_running(running, moments, count, factor)

@@ -3,15 +3,28 @@
 Arthur and Vassilvitskii, *k-means++: the advantages of careful seeding*, SODA 2007.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mixnorm_cuda.checks import statistics_dtype
+from mixnorm_cuda.distributed import Processes, from_first, gather
 from mixnorm_cuda.estimation.spread import spread
 from mixnorm_cuda.types import Mixture
 
 MAX_POSITIONS = 4096
 LLOYD_STEPS = 2
+
+
+class Drawn(NamedTuple):
+    """Positions to seed from."""
+
+    points: Tensor
+    """[P, C]"""
+    counts: Tensor
+    """[P], bool: the others are left out."""
 
 
 def initial_mixture(x: Tensor, num_components: int, groups: int) -> Mixture:
@@ -25,7 +38,9 @@ def initial_mixture(x: Tensor, num_components: int, groups: int) -> Mixture:
 
 
 @torch.no_grad()
-def seed_mixture(x: Tensor, num_components: int, groups: int, eps: float) -> Mixture:
+def seed_mixture(
+    x: Tensor, num_components: int, groups: int, eps: float, processes: Processes | None = None
+) -> Mixture:
     """θ of each group from at most 4,096 positions of ``x`` [N, C, *S] drawn at random.
 
     Channels are scaled by their standard deviation. Draws come from torch's generator, so a seed
@@ -34,8 +49,20 @@ def seed_mixture(x: Tensor, num_components: int, groups: int, eps: float) -> Mix
     left out; the result is finite for every input.
     Each component's weight and variance count one more observation at the overall variance, so
     that none starts empty or with no width.
+    With ``processes`` the positions are of all their ``x``, and all get the same θ.
     """
-    points, valid, mean, var = _draw(x, groups)
+    if processes is None:
+        return _cluster(_draw(x), num_components, groups, eps)
+    mixture = _cluster(_draw_together(x, processes), num_components, groups, eps)
+    sizes = [t.numel() for t in mixture]
+    parts = from_first(torch.cat([t.flatten() for t in mixture]), processes)
+    return Mixture(
+        *(part.view(t.shape) for part, t in zip(torch.split(parts, sizes), mixture, strict=True))
+    )
+
+
+def _cluster(drawn: Drawn, num_components: int, groups: int, eps: float) -> Mixture:
+    points, valid, mean, var = _standardization(drawn, groups)
     scale = (var + eps).rsqrt()
     z = torch.where(valid.unsqueeze(2), (points - mean) * scale, 0)
 
@@ -61,20 +88,56 @@ def seed_mixture(x: Tensor, num_components: int, groups: int, eps: float) -> Mix
     )
 
 
-def _draw(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Points [G, P, D], which are valid [G, P], and the mean and variance [G, 1, D] of those."""
-    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
-    samples, channels, positions = flat.shape
-    total = samples * positions
+def _draw(x: Tensor) -> Drawn:
+    """All positions of ``x``, or 4,096 of them drawn with replacement."""
+    total = _positions(x)
     index = torch.arange(total, device=x.device)
     if total > MAX_POSITIONS:
         index = torch.randint(total, (MAX_POSITIONS,), device=x.device)
-    points = flat[index // positions, :, index % positions].to(statistics_dtype(x.dtype))
-    points = points.view(-1, groups, channels // groups).transpose(0, 1)
+    return Drawn(_take(x, index), torch.ones_like(index, dtype=torch.bool))
+
+
+def _draw_together(x: Tensor, processes: Processes) -> Drawn:
+    """Positions of every process's ``x``, in proportion to their number, the same for all.
+
+    Each sends its share of the 4,096 and how many it has; which of them count is then known
+    everywhere without another exchange. One process's largest batch sets the rate.
+    """
+    total, size = _positions(x), max(MAX_POSITIONS // processes.size, 1)
+    if total > size:
+        index = torch.randint(total, (size,), device=x.device)
+    else:  # in random order, for less than all of them may count
+        index = torch.randperm(total, device=x.device)
+    points = pad(_take(x, index), (0, 0, 0, size - index.shape[0]))
+    packed = torch.cat([points.flatten(), points.new_full((1,), total)])
+    parts = gather(packed, processes)
+    totals = parts[:, -1:]
+    quota = totals * (size / totals.max().clamp_min(size))
+    return Drawn(
+        parts[:, :-1].reshape(-1, x.shape[1]),
+        (torch.arange(size, device=x.device) < quota).flatten(),
+    )
+
+
+def _positions(x: Tensor) -> int:
+    return x.shape[0] * x.shape[2:].numel()
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows [P, C] of the positions ``index``, in the statistics dtype."""
+    flat = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+    positions = max(flat.shape[2], 1)
+    return flat[index // positions, :, index % positions].to(statistics_dtype(x.dtype))
+
+
+def _standardization(drawn: Drawn, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points [G, P, D], which are valid [G, P], and the mean and variance [G, 1, D] of those."""
+    channels = drawn.points.shape[1]
+    points = drawn.points.view(-1, groups, channels // groups).transpose(0, 1)
     # |p| ≤ limit: the differences p − p' are at most twice that, and P of their squares can be
     # summed. NaN compares false.
     limit = 0.5 * (torch.finfo(points.dtype).max / MAX_POSITIONS) ** 0.5
-    valid = (points.abs() <= limit).all(dim=2, keepdim=True)
+    valid = (points.abs() <= limit).all(dim=2, keepdim=True) & drawn.counts[:, None]
     size = valid.sum(1, keepdim=True).clamp_min(1)
     mean = torch.where(valid, points, 0).sum(1, keepdim=True) / size
     var = torch.where(valid, (points - mean).square(), 0).sum(1, keepdim=True) / size

@@ -126,6 +126,8 @@ def _from_batch_norm_layer(
         "dtype": None if tensor is None else tensor.dtype,
     }
     new = counterpart(old.num_features, num_components=num_components, **(options | layer_options))
+    if isinstance(new, SyncMixtureNorm):
+        new.process_group = layer_options.get("process_group", old.process_group)
     # Not strict: the options may ask for a layer without what BN has, such as a bias.
     new.load_state_dict(old.state_dict(), strict=False)
     for name, parameter in new.named_parameters():
@@ -162,5 +164,7 @@ def _to_batch_norm_layer(old: MixtureNormBase) -> nn.Module:
         new.running_mean.copy_(running.mean[0])
         new.running_var.copy_(running.var[0])
         new.num_batches_tracked.copy_(old.num_batches_tracked)
+    if isinstance(old, SyncMixtureNorm):
+        new.process_group = old.process_group
     converted: nn.Module = new.train(old.training)
     return converted

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixnorm_cuda import checks, dispatch
+from mixnorm_cuda.distributed import Processes, joined_count
 from mixnorm_cuda.estimation import (
     batch_moments,
     collapse_affine,
@@ -19,7 +20,7 @@ from mixnorm_cuda.estimation import (
     starting_mixture,
     update_running_statistics,
 )
-from mixnorm_cuda.functional import mixture_normalize
+from mixnorm_cuda.functional import normalize_checked
 from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
 from mixnorm_cuda.types import BatchMoments, Mixture
@@ -180,18 +181,25 @@ class MixtureNormBase(nn.Module):
         running = self._running()
         if running is not None:
             checks.check_mixture(x, *running, prefix="running_")
+        checks.check_affine("weight", self.weight, x, self.num_components)
+        checks.check_affine("bias", self.bias, x, self.num_components)
         if running is not None and not self.training:
             return self._normalize(x, running, responsibilities, training=False)[0]
         if not self.track_running_stats:
             running = None  # switched off after construction: as in BN, neither used nor changed
-        checks.check_enough_values(x)
+        processes = self._processes()
+        if processes is None:
+            checks.check_enough_values(x)
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
-        if self.training and running is not None and moments is not None and x.numel() > 0:
+        not_empty = x.numel() > 0 or processes is not None
+        if self.training and running is not None and moments is not None and not_empty:
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
                     buffer.copy_(seed)
-            self._track(running, moments, x.numel() // x.shape[1], outright=first)
+            own = x.numel() // x.shape[1]
+            count = own if processes is None else joined_count(moments)
+            self._track(running, moments, count, outright=first)
         return y
 
     def _check_input(self, x: Tensor) -> None:
@@ -202,15 +210,20 @@ class MixtureNormBase(nn.Module):
                 f"num_features={self.num_features}"
             )
 
+    def _processes(self) -> Processes | None:
+        """The processes whose batches are one; None: only this one's."""
+        return None
+
     def _em_iters(self) -> int:
         if self.em_iters is None:
             return 2 if self.estimator == "batch" else 0
         return self.em_iters
 
     def _running(self) -> Mixture | None:
-        if self.running_weight is None or self.running_mean is None or self.running_var is None:
+        mixing_weight, mean, var = self.running_weight, self.running_mean, self.running_var
+        if mixing_weight is None or mean is None or var is None:
             return None
-        return Mixture(self.running_weight, self.running_mean, self.running_var)
+        return Mixture(mixing_weight, mean, var)
 
     def _normalize(
         self,
@@ -220,9 +233,9 @@ class MixtureNormBase(nn.Module):
         training: bool,
         em_iters: int = 0,
     ) -> tuple[Tensor, BatchMoments | None]:
-        return mixture_normalize(
+        return normalize_checked(
             x,
-            *mixture,
+            mixture,
             self.weight,
             self.bias,
             training=training,
@@ -242,18 +255,22 @@ class MixtureNormBase(nn.Module):
         Seeded: the running statistics describe nothing yet and are to be set from this batch.
         """
         em_iters = self._em_iters()
+        processes = self._processes()
         first = running is not None and self.num_components > 1 and not self._seeded
         if running is None:
             start = initial_mixture(x, self.num_components, self.groups)
         else:
             start = starting_mixture(running)
-        if x.numel() == 0 or responsibilities is not None or self.num_components == 1:
+        nothing = x.numel() == 0 and processes is None
+        if nothing or responsibilities is not None or self.num_components == 1:
             return start, 0, first
         if self.estimator == "online" and running is not None and not first:
             return start, em_iters, first
-        mixture = seed_mixture(x, self.num_components, self.groups, self.eps)
+        mixture = seed_mixture(x, self.num_components, self.groups, self.eps, processes)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
-            mixture = em(x, mixture, iters=em_iters, eps=self.eps, backend=self.backend)
+            mixture = em(
+                x, mixture, iters=em_iters, eps=self.eps, backend=self.backend, processes=processes
+            )
             em_iters = 0
         if running is not None and not first:
             mixture = match_components(mixture, running, self.eps)
@@ -266,7 +283,7 @@ class MixtureNormBase(nn.Module):
         """Carry γ and β from BN under ``running`` over to BN under this batch's statistics."""
         if self.weight is None or self.bias is None:
             return
-        moments = batch_moments(x, mixture, self.eps, self.backend)
+        moments = batch_moments(x, mixture, self.eps, self.backend, self._processes())
         of_batch = Mixture(mixture.mixing_weight, moments.mean, moments.var)
         eps, scale = self.eps, self.mixing_scale
         single = collapse_affine(self.weight, self.bias, running, eps=eps, mixing_scale=scale)
@@ -275,7 +292,9 @@ class MixtureNormBase(nn.Module):
         self.weight.copy_(torch.where(finite, pairs[0], self.weight))
         self.bias.copy_(torch.where(finite, pairs[1], self.bias))
 
-    def _track(self, running: Mixture, moments: BatchMoments, count: int, outright: bool) -> None:
+    def _track(
+        self, running: Mixture, moments: BatchMoments, count: int | Tensor, outright: bool
+    ) -> None:
         tracked = self.num_batches_tracked
         factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
         if outright:

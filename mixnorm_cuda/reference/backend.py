@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.checks import statistics_dtype
-from mixnorm_cuda.reference.backward import backward
+from mixnorm_cuda.reference.backward import affine_gradients, backward_apply, backward_sums
 from mixnorm_cuda.reference.layout import grouped, ungrouped
 from mixnorm_cuda.reference.moments import em_step, moments
 from mixnorm_cuda.reference.normalize import normalize
 from mixnorm_cuda.reference.responsibilities import responsibilities
 from mixnorm_cuda.reference.running import update_running
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 
 class ReferenceBackend:
@@ -80,22 +80,25 @@ class ReferenceBackend:
         mixture_grad: bool,
     ) -> Gradients:
         """Gradients of `forward`, from what it returned."""
-        grads = backward(
-            _activations(dy, mixture),
-            _activations(x, mixture),
+        xg, dyg = _activations(x, mixture), _activations(dy, mixture)
+        sums = backward_sums(dyg, xg, nu, moments.mean)
+        dx, dnu, dmixture = backward_apply(
+            dyg,
+            xg,
             nu,
             moments,
             mixture,
             weight,
             bias,
+            sums,
             eps=eps,
             mixing_scale=mixing_scale,
-            batch_statistics=True,
             responsibility_grad=responsibility_grad,
             given=given,
             mixture_grad=mixture_grad,
         )
-        return grads._replace(x=ungrouped(grads.x, x))
+        affine = affine_gradients(sums, moments.var, mixture.mixing_weight, eps, mixing_scale)
+        return Gradients(ungrouped(dx, x), *affine, dnu, dmixture)
 
     def evaluate(
         self,
@@ -109,20 +112,16 @@ class ReferenceBackend:
         mixing_scale: bool,
     ) -> Tensor:
         """Eval: the mixture's own mean and variance in place of the batch's."""
-        xg = _activations(x, mixture)
-        nu = responsibilities(xg, mixture, eps) if given is None else given
-        y = normalize(
-            xg,
-            nu,
-            mixture.mean,
-            mixture.var,
-            mixture.mixing_weight,
+        return self.normalize(
+            x,
+            mixture,
+            _constants(mixture),
             weight,
             bias,
-            eps,
-            mixing_scale,
+            given,
+            eps=eps,
+            mixing_scale=mixing_scale,
         )
-        return ungrouped(y, x)
 
     def evaluate_backward(
         self,
@@ -138,35 +137,122 @@ class ReferenceBackend:
         responsibility_grad: bool,
     ) -> Gradients:
         """Gradients of `evaluate` for the input, the affine pairs and given responsibilities."""
-        xg = _activations(x, mixture)
+        xg, dyg = _activations(x, mixture), _activations(dy, mixture)
         nu = _differentiable(xg, mixture, given, eps, responsibility_grad)
-        constants = BatchMoments(torch.ones_like(mixture.mixing_weight), mixture.mean, mixture.var)
-        grads = backward(
-            _activations(dy, mixture),
+        constants = _constants(mixture)
+        dx, dnu, _ = backward_apply(
+            dyg,
             xg,
             nu,
             constants,
             mixture,
             weight,
             bias,
+            None,
             eps=eps,
             mixing_scale=mixing_scale,
-            batch_statistics=False,
             responsibility_grad=responsibility_grad,
             given=given is not None,
         )
-        return grads._replace(x=ungrouped(grads.x, x))
+        sums = backward_sums(dyg, xg, nu, constants.mean)
+        affine = affine_gradients(sums, constants.var, mixture.mixing_weight, eps, mixing_scale)
+        return Gradients(ungrouped(dx, x), *affine, dnu)
 
-    def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
-        """The weighted moments that an EM step takes its new mixture from."""
+    def moments(
+        self, x: Tensor, mixture: Mixture, given: Tensor | None = None, *, eps: float
+    ) -> BatchMoments:
+        """The weighted moments: what an EM step takes its new mixture from."""
         xg = _activations(x, mixture)
         shift = _shift(xg)
         xg, theta = xg - shift, _shifted(mixture, -shift)
-        batch = moments(xg, responsibilities(xg, theta, eps), theta.mean)
+        nu = responsibilities(xg, theta, eps) if given is None else given
+        batch = moments(xg, nu, theta.mean)
         return batch._replace(mean=batch.mean + shift.flatten())
 
+    def normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor:
+        """The output under ``moments``, which may be of more than ``x``."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        y = normalize(
+            xg,
+            nu,
+            moments.mean,
+            moments.var,
+            mixture.mixing_weight,
+            weight,
+            bias,
+            eps,
+            mixing_scale,
+        )
+        return ungrouped(y, x)
+
+    def backward_sums(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+    ) -> GradientSums:
+        """H1 and H2 of this ``x`` under ``moments``, which may be of more."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        return backward_sums(_activations(dy, mixture), xg, nu, moments.mean)
+
+    def backward_apply(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        sums: GradientSums,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        """The gradients that go with ``sums`` over all that ``moments`` are of."""
+        xg = _activations(x, mixture)
+        nu = responsibilities(xg, mixture, eps) if given is None else given
+        dx, dnu, _ = backward_apply(
+            _activations(dy, mixture),
+            xg,
+            nu,
+            moments,
+            mixture,
+            weight,
+            bias,
+            sums,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            responsibility_grad=responsibility_grad,
+            given=given is not None,
+        )
+        affine = affine_gradients(sums, moments.var, mixture.mixing_weight, eps, mixing_scale)
+        return Gradients(ungrouped(dx, x), *affine, dnu)
+
     def update_running(
-        self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+        self,
+        running: Mixture,
+        moments: BatchMoments,
+        count: int | Tensor,
+        factor: float | Tensor,
     ) -> Tensor:
         """Move ``running`` in place; returns whether the moments were finite."""
         return update_running(running, moments, count, factor)
@@ -192,6 +278,32 @@ class ReferenceBackend:
         batch = moments(xg, nu, theta.mean)
         return nu, batch._replace(mean=batch.mean + shift.flatten())
 
+    def differentiable_forward(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> tuple[Tensor, BatchMoments]:
+        """y as a differentiable function of its arguments, and the moments as constants.
+
+        No gradient flows through the EM steps.
+        """
+        for _ in range(em_iters):
+            step = self.moments(x.detach(), mixture.detach(), eps=eps)
+            mixture = em_step(step, x.numel() // x.shape[1])
+        nu, batch = self.differentiable_state(
+            x, mixture, given, eps=eps, responsibility_grad=responsibility_grad
+        )
+        y = self.normalize(x, mixture, batch, weight, bias, nu, eps=eps, mixing_scale=mixing_scale)
+        return y, BatchMoments(*(t.detach() for t in batch))
+
 
 def _activations(x: Tensor, mixture: Mixture) -> Tensor:
     return grouped(x.to(statistics_dtype(x.dtype)), mixture.mixing_weight.shape[0])
@@ -205,6 +317,11 @@ def _differentiable(
         return given
     nu = responsibilities(xg, mixture, eps)
     return nu if responsibility_grad else nu.detach()
+
+
+def _constants(mixture: Mixture) -> BatchMoments:
+    """The mixture's own mean and variance in the place of a batch's."""
+    return BatchMoments(torch.ones_like(mixture.mixing_weight), mixture.mean, mixture.var)
 
 
 def _positions(xg: Tensor) -> int:

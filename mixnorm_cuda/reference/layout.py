@@ -20,7 +20,7 @@ def ungrouped(y: Tensor, like: Tensor) -> Tensor:
     y = y.reshape(like.shape).to(like.dtype, copy=True)
     if like.dim() in (4, 5):
         channels_last = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
-        if like.is_contiguous(memory_format=channels_last) and not like.is_contiguous():
+        if not like.is_contiguous() and like.is_contiguous(memory_format=channels_last):
             return y.contiguous(memory_format=channels_last)
     return y.contiguous()
 
@@ -31,6 +31,13 @@ def by_component(parameter: Tensor, groups: int) -> Tensor:
     return parameter.reshape(components, groups, channels // groups, 1)
 
 
+def affine_by_component(parameter: Tensor | None, mean: Tensor, groups: int) -> Tensor | None:
+    """γ or β, [C] or [K, C], like `by_component`, for means [K, C]."""
+    if parameter is None:
+        return None
+    return by_component(parameter.to(mean.dtype).expand_as(mean), groups)
+
+
 def by_channel(parameter: Tensor) -> Tensor:
     """[K, G, D, 1] -> [K, C]."""
     return parameter.flatten(1)
@@ -39,3 +46,8 @@ def by_channel(parameter: Tensor) -> Tensor:
 def group_entry(parameter: Tensor, k: int) -> Tensor:
     """Column k of [G, K] as [G, 1, 1], which broadcasts against activations."""
     return parameter[:, k, None, None]
+
+
+def per_channel(parameter: Tensor, channels: int) -> Tensor:
+    """[G, K] -> [K, C]: every channel gets its group's entry."""
+    return parameter.T.repeat_interleave(channels // parameter.shape[0], dim=1)

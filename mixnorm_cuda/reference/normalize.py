@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.reference.layout import by_component, group_entry
+from mixnorm_cuda.reference.layout import affine_by_component, by_component, group_entry
 
 MIN_MIXING_WEIGHT = 1e-3
 """Floor of λ in 1/√λ, which bounds the gain of a rare component at about 32."""
@@ -31,8 +31,8 @@ def normalize(
     groups = x.shape[1]
     il = mixing_factor(mixing_weight, mixing_scale)
     m, inv_std = by_component(mean, groups), by_component((var + eps).rsqrt(), groups)
-    gamma = None if weight is None else by_component(weight.to(x.dtype), groups)
-    beta = None if bias is None else by_component(bias.to(x.dtype), groups)
+    gamma = affine_by_component(weight, mean, groups)
+    beta = affine_by_component(bias, mean, groups)
     y = torch.zeros_like(x)
     for k in range(nu.shape[2]):
         scale = inv_std[k] * group_entry(il, k)

@@ -22,7 +22,7 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return torch.rand(size, generator=generator) + 0.5
 
     mixture = (rand(groups, components), rand(components, CHANNELS), rand(components, CHANNELS))
-    affine = (rand(CHANNELS).expand(components, CHANNELS), None)
+    affine = (rand(CHANNELS), rand(components, CHANNELS)) if groups == 1 else (None, rand(CHANNELS))
     if name == "moments":
         return (x, *mixture, 1e-5)
     if name == "forward":
@@ -88,7 +88,8 @@ X = INPUTS["contiguous"]
         ("forward", 1, torch.rand(1, 17), "mixing_weight has K = 17|mean has shape"),
         ("forward", 2, torch.rand(3, 5), "mean has shape"),
         ("forward", 3, torch.rand(3, CHANNELS).double(), "var has dtype"),
-        ("forward", 4, torch.rand(CHANNELS), "weight has shape"),
+        ("forward", 4, torch.rand(CHANNELS + 1), "weight has shape"),
+        ("forward", 5, torch.rand(2, CHANNELS), "bias has shape"),
         ("forward", 6, 0.0, "eps is 0"),
         ("forward", 7, -1, "em_iters is -1"),
         ("backward", 0, torch.rand(4, CHANNELS, 5, 6), "dy has shape"),

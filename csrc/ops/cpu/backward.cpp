@@ -49,9 +49,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const int64_t components = parameters.components(), groups = parameters.groups();
   check_responsibilities(responsibilities, x, components, groups);
   const Tensor dx = output_like(input);
-  const Tensor dweight = like(mean), dbias = like(mean);
+  Tensor dweight = like(mean), dbias = like(mean);
   const auto wanted = [&](const Tensor& tensor) {
-    return mixture_grad ? like(tensor) : torch::stable::new_empty(tensor, {0});
+    return mixture_grad ? like(tensor) : empty(tensor, 0);
   };
   const Tensor dmixing_weight = wanted(mixing_weight), dmean = wanted(mean), dvar = wanted(var);
   with_accumulation_type(x, [&](auto zero) {
@@ -72,6 +72,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
         dbias.mutable_data_ptr<T>(),
         mixture_grad ? mixture_of<T>(dmixing_weight, dmean, dvar) : cpu::Mixture<T>{}};
     cpu::backward(input_of(gradient), input_of(input), arguments, run_on_torch_threads);
+    dweight = of_parameter<T>(dweight, weight);
+    dbias = of_parameter<T>(dbias, bias);
   });
   return {dx, dweight, dbias, dmixing_weight, dmean, dvar};
 }

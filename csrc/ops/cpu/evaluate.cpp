@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> evaluate_backward(const Tensor& dy, const Ten
   const Tensor gradient = in_format_of(input, dy);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
   const Tensor dx = output_like(input);
-  const Tensor dweight = like(mean), dbias = like(mean);
+  Tensor dweight = like(mean), dbias = like(mean);
   with_accumulation_type(x, [&](auto zero) {
     using T = decltype(zero);
     const cpu::EvaluateBackwardArguments<T> arguments{parameters.components(),
@@ -68,6 +68,8 @@ std::tuple<Tensor, Tensor, Tensor> evaluate_backward(const Tensor& dy, const Ten
                                                       dweight.mutable_data_ptr<T>(),
                                                       dbias.mutable_data_ptr<T>()};
     cpu::evaluate_backward(input_of(gradient), input_of(input), arguments, run_on_torch_threads);
+    dweight = of_parameter<T>(dweight, weight);
+    dbias = of_parameter<T>(dbias, bias);
   });
   return {dx, dweight, dbias};
 }

@@ -29,10 +29,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forwa
   const Tensor mass = like(mixing_weight), batch_mean = like(mean), batch_var = like(var);
   const Tensor final_weight = like(mixing_weight), final_mean = like(mean), final_var = like(var);
   const cpu::Input in = input_of(input);
-  const Tensor responsibilities =
-      cpu::keeps_responsibilities(components, groups)
-          ? torch::stable::new_empty(mean, {components, in.batch * in.length})
-          : torch::stable::new_empty(mean, {0});
+  const Tensor responsibilities = cpu::keeps_responsibilities(components, groups)
+                                      ? empty(mean, components, in.batch * in.length)
+                                      : empty(mean, 0);
   with_accumulation_type(x, [&](auto zero) {
     using T = decltype(zero);
     const cpu::ForwardArguments<T> arguments{components,

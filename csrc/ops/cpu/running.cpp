@@ -33,9 +33,8 @@ Tensor update_running(Tensor running_weight, Tensor running_mean, Tensor running
 
   double weight = momentum;
   if (factor) weight = *torch::stable::to(*factor, ScalarType::Double).const_data_ptr<double>();
-  Tensor finite = torch::stable::new_empty(mass, {}, ScalarType::Bool);
-  const Tensor batch[] = {torch::stable::contiguous(mass), torch::stable::contiguous(mean),
-                          torch::stable::contiguous(var)};
+  const Tensor finite = empty_flag();
+  const Tensor batch[] = {as_contiguous(mass), as_contiguous(mean), as_contiguous(var)};
   with_accumulation_type(mass, [&](auto zero) {
     using T = decltype(zero);
     *finite.mutable_data_ptr<bool>() = cpu::update_running<T>(

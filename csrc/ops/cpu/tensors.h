@@ -3,13 +3,14 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "cpu/executor.h"
 #include "cpu/tensor.h"
 #include "device/constants.h"
 #include "ops/arguments.h"
-#include "ops/cpu/huge_pages.h"
+#include "ops/cpu/allocate.h"
 
 namespace mixnorm::ops {
 
@@ -55,7 +56,7 @@ inline bool is_channels_last(const Tensor& x) {
 
 // x itself where it is contiguous or channels-last, else a contiguous copy.
 inline Tensor dense(const Tensor& x) {
-  return x.is_contiguous() || is_channels_last(x) ? x : torch::stable::contiguous(x);
+  return x.is_contiguous() || is_channels_last(x) ? x : as_contiguous(x);
 }
 
 // dy in the memory format of x, which is dense.
@@ -99,9 +100,9 @@ struct Parameters {
 
   Parameters(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
              const std::optional<Tensor>& weight, const std::optional<Tensor>& bias)
-      : mixing_weight(torch::stable::contiguous(mixing_weight)),
-        mean(torch::stable::contiguous(mean)),
-        var(torch::stable::contiguous(var)),
+      : mixing_weight(as_contiguous(mixing_weight)),
+        mean(as_contiguous(mean)),
+        var(as_contiguous(var)),
         weight(rows(weight, mean)),
         bias(rows(bias, mean)) {}
 
@@ -114,11 +115,14 @@ struct Parameters {
   }
   template <class T>
   cpu::Affine<T> affine() const {
-    return {weight ? weight->const_data_ptr<T>() : nullptr, weight ? weight->stride(0) : 0,
-            bias ? bias->const_data_ptr<T>() : nullptr, bias ? bias->stride(0) : 0};
+    return {weight ? weight->const_data_ptr<T>() : nullptr, row_stride(weight),
+            bias ? bias->const_data_ptr<T>() : nullptr, row_stride(bias)};
   }
 
  private:
+  static int64_t row_stride(const std::optional<Tensor>& parameter) {
+    return parameter && parameter->dim() == 2 ? parameter->stride(0) : 0;
+  }
   // Any stride between components, none between channels.
   static std::optional<Tensor> rows(const std::optional<Tensor>& parameter, const Tensor& like) {
     if (!parameter) return parameter;
@@ -126,8 +130,9 @@ struct Parameters {
     if (result.scalar_type() != like.scalar_type()) {
       result = torch::stable::to(result, like.scalar_type());
     }
-    return result.size(1) == 1 || result.stride(1) == 1 ? result
-                                                        : torch::stable::contiguous(result);
+    const int64_t channels = result.dim() - 1;
+    return result.size(channels) == 1 || result.stride(channels) == 1 ? result
+                                                                      : as_contiguous(result);
   }
 };
 
@@ -142,16 +147,20 @@ cpu::BatchMoments<T> moments_of(const Tensor& mass, const Tensor& mean, const Te
   return {mass.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>()};
 }
 
-// An uninitialised tensor of the shape, dtype and memory format of a dense one.
-inline Tensor output_like(const Tensor& x) {
-  Tensor y = torch::stable::empty_like(x);
-  prefer_huge_pages(y);
-  return y;
-}
-
-// An uninitialised tensor of the same shape, contiguous, and the same dtype.
-inline Tensor like(const Tensor& tensor) {
-  return torch::stable::new_empty(tensor, tensor.sizes());
+// The gradient of an affine parameter from that of each component, [K, C]: summed over the
+// components, in order, for a parameter that they share.
+template <class T>
+Tensor of_parameter(const Tensor& gradient, const std::optional<Tensor>& parameter) {
+  if (!parameter || parameter->dim() == 2) return gradient;
+  const int64_t components = gradient.size(0), channels = gradient.size(1);
+  const Tensor sum = empty(gradient, channels);
+  const T* rows = gradient.const_data_ptr<T>();
+  T* out = sum.mutable_data_ptr<T>();
+  std::copy(rows, rows + channels, out);
+  for (int64_t k = 1; k < components; ++k) {
+    for (int64_t c = 0; c < channels; ++c) out[c] += rows[k * channels + c];
+  }
+  return sum;
 }
 
 // f(T{}) with the accumulation type of x.

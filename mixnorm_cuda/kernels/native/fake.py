@@ -73,7 +73,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     mixture = (mixing_weight, mean, var)
     dmixture = (_like(t) if mixture_grad else t.new_empty(0) for t in mixture)
-    return _output(x), _like(mean), _like(mean), *dmixture
+    return _output(x), _gradient(weight, mean), _gradient(bias, mean), *dmixture
 
 
 def evaluate(
@@ -101,7 +101,7 @@ def evaluate_backward(
     mixing_scale: bool,
     responsibility_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _output(x), _like(mean), _like(mean)
+    return _output(x), _gradient(weight, mean), _gradient(bias, mean)
 
 
 def update_running(
@@ -116,6 +116,10 @@ def update_running(
     factor: Tensor | None,
 ) -> Tensor:
     return mass.new_empty((), dtype=torch.bool)
+
+
+def _gradient(parameter: Tensor | None, mean: Tensor) -> Tensor:
+    return mean.new_empty(mean.shape if parameter is None else parameter.shape)
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -49,9 +49,9 @@ def forward(
     """Training forward of ``x`` [N, C, *S]: EM steps, responsibilities, moments, output.
 
     y = Σ_k ν_k [γ_k (x − m_k) (q_k + ε)^(−½) λ̃_k^(−½) + β_k] with ν, m, q under θ after
-    ``em_iters`` EM steps; ``weight`` γ and ``bias`` β are None or [K, C]. y has the memory format
-    of a contiguous or channels-last ``x`` and is contiguous otherwise. ``responsibilities`` is
-    [K, N · ∏S] for one group of several components, else empty: `backward` computes ν again.
+    ``em_iters`` EM steps; ``weight`` γ and ``bias`` β are None, [C] or [K, C]. y has the memory
+    format of a contiguous or channels-last ``x`` and is contiguous otherwise. ``responsibilities``
+    is [K, N · ∏S] for one group of several components, else empty: `backward` computes ν again.
 
     Raises:
         RuntimeError: the operator library is missing.
@@ -82,7 +82,8 @@ def backward(
     """Gradients of `forward`, whose moments, final mixture and responsibilities are passed back.
 
     Two sweeps over (x, dy): the sums Σ ν dy and Σ ν dy (x − m), then dx. ``weight`` and ``bias``
-    of the result are per component, [K, C]; ``mixture`` is None unless ``mixture_grad``.
+    of the result have the parameter's shape, [K, C] where it is None; ``mixture`` is None unless
+    ``mixture_grad``.
     ``responsibility_grad=False`` treats ν as a constant.
 
     Raises:
@@ -136,7 +137,7 @@ def evaluate_backward(
     mixing_scale: bool,
     responsibility_grad: bool,
 ) -> Gradients:
-    """Gradients of `evaluate` for x, and for weight and bias per component, in one sweep.
+    """Gradients of `evaluate` for x, and for weight and bias as `backward`, in one sweep.
 
     Raises:
         RuntimeError: the operator library is missing.

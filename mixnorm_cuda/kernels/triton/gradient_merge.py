@@ -37,12 +37,15 @@ def _merge_output_sums_kernel(
     D: tl.constexpr,
     K: tl.constexpr,
     STATISTICS: tl.constexpr,
+    SHARED_WEIGHT: tl.constexpr,
+    SHARED_BIAS: tl.constexpr,
     EPS: tl.constexpr,
     MIXING_SCALE: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """dβ = H1 and dγ = λ̃^(−½) r H2 [K, C]; in training also the tables that dx needs.
+    """dβ = H1 and dγ = λ̃^(−½) r H2, [K, C] or, of shared pairs, summed over k; in training also
+    the tables that dx needs.
 
     ``statistics`` [3K, C] holds b, a, h; ``scale_sums`` [K, C], unless null, holds α H2, which λ's
     gradient sums.
@@ -52,6 +55,8 @@ def _merge_output_sums_kernel(
     group = c // D
     T: tl.constexpr = posterior_ptr.dtype.element_ty
     shift = tl.load(posterior_ptr + c, mask=exists, other=0.0).to(tl.float64)
+    dweight = tl.zeros([BLOCK_C], tl.float64)
+    dbias = tl.zeros([BLOCK_C], tl.float64)
     for k in range(K):
         at = k * C + c
         h1 = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_C, BLOCK_J)
@@ -62,8 +67,12 @@ def _merge_output_sums_kernel(
         h2 -= mean * h1
         r = 1.0 / tl.sqrt(var + EPS)
         factor = mixing_factor(mixing_weight.to(tl.float64), MIXING_SCALE)
-        tl.store(dbias_ptr + at, h1.to(T), mask=exists)
-        tl.store(dweight_ptr + at, (factor * r * h2).to(T), mask=exists)
+        dbias += h1
+        dweight += factor * r * h2
+        if not SHARED_BIAS:
+            tl.store(dbias_ptr + at, h1.to(T), mask=exists)
+        if not SHARED_WEIGHT:
+            tl.store(dweight_ptr + at, (factor * r * h2).to(T), mask=exists)
         if STATISTICS:
             gamma = affine(weight_ptr, k, c, exists, weight_stride_k, weight_stride_c, 1.0)
             beta = affine(bias_ptr, k, c, exists, bias_stride_k, bias_stride_c, 0.0)
@@ -81,6 +90,10 @@ def _merge_output_sums_kernel(
             tl.store(row + 2 * C, constant.to(T), mask=exists)
             if scale_sums_ptr is not None:
                 tl.store(scale_sums_ptr + at, (scale * h2).to(T), mask=exists)
+    if SHARED_BIAS:
+        tl.store(dbias_ptr + c, dbias.to(T), mask=exists)
+    if SHARED_WEIGHT:
+        tl.store(dweight_ptr + c, dweight.to(T), mask=exists)
 
 
 @triton.jit

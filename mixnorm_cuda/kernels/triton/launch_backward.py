@@ -47,7 +47,7 @@ def backward(
 ) -> Gradients:
     if x.numel() == 0:
         dmixture = Mixture(*(torch.zeros_like(t) for t in mixture)) if mixture_grad else None
-        return _no_gradients(x, mixture)._replace(mixture=dmixture)
+        return _no_gradients(x, mixture, weight, bias)._replace(mixture=dmixture)
     x = dense(x)
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
@@ -103,7 +103,7 @@ def evaluate_backward(
     responsibility_grad: bool,
 ) -> Gradients:
     if x.numel() == 0:
-        return _no_gradients(x, mixture)
+        return _no_gradients(x, mixture, weight, bias)
     x = dense(x)
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
@@ -226,7 +226,7 @@ def _merge(
     mixing_scale: bool,
 ) -> tuple[Tensor, Tensor]:
     """dγ and dβ; in training also the tables that dx is computed from."""
-    dweight, dbias = torch.empty_like(mixture.mean), torch.empty_like(mixture.mean)
+    dweight, dbias = affine_gradient(weight, mixture), affine_gradient(bias, mixture)
     launch.run(
         _merge_output_sums_kernel,
         (-(-problem.channels // MERGE_BLOCK_C),),
@@ -246,6 +246,8 @@ def _merge(
         D=problem.group_channels,
         K=problem.components,
         STATISTICS=statistics is not None,
+        SHARED_WEIGHT=dweight.dim() == 1,
+        SHARED_BIAS=dbias.dim() == 1,
         EPS=problem.eps,
         MIXING_SCALE=mixing_scale,
         BLOCK_C=MERGE_BLOCK_C,
@@ -308,7 +310,16 @@ def _mixture_gradient(
     return gradient
 
 
-def _no_gradients(x: Tensor, mixture: Mixture) -> Gradients:
+def affine_gradient(parameter: Tensor | None, mixture: Mixture) -> Tensor:
+    """Memory for a gradient in the shape of its parameter, [K, C] where there is none."""
+    return mixture.mean.new_empty(mixture.mean.shape if parameter is None else parameter.shape)
+
+
+def _no_gradients(
+    x: Tensor, mixture: Mixture, weight: Tensor | None, bias: Tensor | None
+) -> Gradients:
     return Gradients(
-        torch.empty_like(x), torch.zeros_like(mixture.mean), torch.zeros_like(mixture.mean)
+        torch.empty_like(x),
+        affine_gradient(weight, mixture).zero_(),
+        affine_gradient(bias, mixture).zero_(),
     )

@@ -133,7 +133,11 @@ def constant_coefficients(
 
 
 def affine_arguments(parameter: Tensor | None) -> tuple[Any, ...]:
-    return (None, 0, 0) if parameter is None else (parameter, *parameter.stride())
+    """Pointer and strides over (k, c) of a pair that is None, [C] (shared by the components) or
+    [K, C]."""
+    if parameter is None:
+        return None, 0, 0
+    return (parameter, *((0, *parameter.stride()) if parameter.dim() == 1 else parameter.stride()))
 
 
 def _coefficients(

@@ -63,7 +63,7 @@ def forward(
 ) -> Forward:
     """Training forward of ``x`` [N, C, *S]: EM steps, responsibilities, moments, output.
 
-    ``weight`` and ``bias`` are None or [K, C]. ``responsibilities`` of the result is [G, K, M]
+    ``weight`` and ``bias`` are None, [C] or [K, C]. ``responsibilities`` of the result is [G, K, M]
     where `backward` reads it, else empty. y has the memory format of a contiguous or channels-last
     ``x`` and is contiguous otherwise.
 
@@ -91,7 +91,8 @@ def backward(
     responsibility_grad: bool,
     mixture_grad: bool,
 ) -> Gradients:
-    """Gradients of `forward`; ``weight`` and ``bias`` of the result are per component, [K, C].
+    """Gradients of `forward`; ``weight`` and ``bias`` of the result have the parameter's shape, [K, C]
+    where it is None.
 
     Raises:
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
@@ -132,7 +133,7 @@ def evaluate_backward(
     mixing_scale: bool,
     responsibility_grad: bool,
 ) -> Gradients:
-    """Gradients of `evaluate` for x, and for weight and bias per component.
+    """Gradients of `evaluate` for x, and for weight and bias as `backward`.
 
     Raises:
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
@@ -338,7 +339,7 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     theta = (mixing_weight, mean, var)
     dmixture = (_new(t) if mixture_grad else t.new_empty(0) for t in theta)
-    return (_output(x), _new(mean), _new(mean), *dmixture)
+    return (_output(x), _gradient(weight, mean), _gradient(bias, mean), *dmixture)
 
 
 def _fake_evaluate(
@@ -366,7 +367,7 @@ def _fake_evaluate_backward(
     mixing_scale: bool,
     responsibility_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _output(x), _new(mean), _new(mean)
+    return _output(x), _gradient(weight, mean), _gradient(bias, mean)
 
 
 def _fake_update_running(
@@ -396,6 +397,10 @@ def _output(x: Tensor) -> Tensor:
     if x.is_contiguous() or is_channels_last(x):
         return torch.empty_like(x)
     return x.new_empty(x.shape)
+
+
+def _gradient(parameter: Tensor | None, mean: Tensor) -> Tensor:
+    return mean.new_empty(mean.shape if parameter is None else parameter.shape)
 
 
 def _new(tensor: Tensor) -> Tensor:
@@ -483,8 +488,9 @@ def _checked(
             continue
         _require(
             operator,
-            t.shape == mixture.mean.shape,
-            f"{name} has shape {tuple(t.shape)}: expected {tuple(mixture.mean.shape)}",
+            t.shape in (mixture.mean.shape, mixture.mean.shape[1:]),
+            f"{name} has shape {tuple(t.shape)}: expected {tuple(mixture.mean.shape)}, or "
+            f"{tuple(mixture.mean.shape[1:])} shared by the components",
         )
         _require(
             operator,

@@ -20,7 +20,7 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return (torch.rand(size, generator=generator) + 0.5).to(x.device)
 
     mixture = (rand(groups, components), rand(components, CHANNELS), rand(components, CHANNELS))
-    affine = (rand(CHANNELS).expand(components, CHANNELS), None)
+    affine = (rand(CHANNELS), None)
     if name == "moments":
         return (x, *mixture, 1e-5)
     if name == "forward":
@@ -120,7 +120,7 @@ def test_given_responsibilities_and_many_components_are_refused(device):
         ("forward", 1, torch.rand(1, 17), "mixing_weight has shape"),
         ("forward", 2, torch.rand(3, 5), "mean has shape"),
         ("forward", 3, torch.rand(3, CHANNELS).double(), "var has dtype"),
-        ("forward", 4, torch.rand(CHANNELS), "weight has shape"),
+        ("forward", 4, torch.rand(CHANNELS + 1), "weight has shape"),
         ("forward", 6, 0.0, "eps is 0"),
         ("forward", 7, -1, "em_iters is -1"),
         ("backward", 0, torch.rand(3, CHANNELS, 3, 4), "dy has shape"),
