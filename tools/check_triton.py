@@ -1,101 +1,132 @@
-"""Compiles what representative layers launch for each architecture; a register spill is an error."""
+"""Compiles what representative layers launch for each architecture; a register spill is an error.
+
+``--all`` compiles more layers. ``--counts FILE`` writes what an element costs in the machine code of
+sm_90, for `python -m bench.readme`. Where there is no Triton, says so and exits 0.
+"""
 
 import argparse
+import importlib.util
+import json
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from triton_aot import Compiled, Layer
 
 CAPABILITIES = (80, 90, 100)
+COUNTED = ("moments", "normalize", "output_sums", "input_gradient")
 
 
-class Layer(NamedTuple):
-    """A layer whose kernels are compiled."""
+def representative(everything: bool) -> "list[Layer]":
+    """Both layouts, precisions, mixtures for all and for each channel, few and many components."""
+    from triton_aot import Layer
 
-    shape: tuple[int, ...]
-    components: int = 3
-    groups: int = 1
-    dtype: str = "float32"
-    channels_last: bool = False
+    layers = [
+        Layer((64, 64, 56, 56)),
+        Layer((64, 64, 56, 56), channels_last=True),
+        Layer((64, 256, 56, 56), dtype="bfloat16"),
+        Layer((64, 1024, 14, 14), dtype="bfloat16", channels_last=True),
+        Layer((64, 2048, 7, 7)),
+        Layer((64, 64, 56, 56), 16),
+        Layer((64, 64, 56, 56), 8, channels_last=True),
+        Layer((64, 64, 56, 56), 8, 64),
+        Layer((64, 64, 56, 56), 16, 64, channels_last=True),
+        Layer((64, 64, 56, 56), 3, 8, "bfloat16"),
+    ]
+    if everything:
+        for channels_last in (False, True):
+            layers += [
+                Layer((64, 256, 56, 56), channels_last=channels_last),
+                Layer((64, 1024, 14, 14), channels_last=channels_last),
+                Layer((64, 64, 56, 56), dtype="bfloat16", channels_last=channels_last),
+                Layer((64, 2048, 7, 7), dtype="bfloat16", channels_last=channels_last),
+                Layer((64, 64, 56, 56), 1, channels_last=channels_last),
+                Layer((64, 64, 56, 56), 3, 64, channels_last=channels_last),
+                Layer((64, 64, 56, 56), 3, 1, "float64", channels_last),
+            ]
+        layers += [Layer((64, 64, 56, 56), 16, channels_last=True), Layer((64, 64, 56, 56), 16, 64)]
+    return layers
 
-    def __str__(self) -> str:
-        size = "x".join(map(str, self.shape))
-        layout = "channels_last" if self.channels_last else "contiguous"
-        return f"{size} K={self.components} G={self.groups} {self.dtype} {layout}"
 
-
-def layers() -> list[Layer]:
-    found = []
-    for channels_last in (False, True):
-        for dtype in ("float32", "bfloat16"):
-            for shape in ((64, 64, 56, 56), (64, 256, 56, 56), (64, 1024, 14, 14), (64, 2048, 7, 7)):
-                found.append(Layer(shape, 3, 1, dtype, channels_last))
-        found += [
-            Layer((64, 64, 56, 56), k, g, "float32", channels_last)
-            for k in (1, 8, 16)
-            for g in (1, 64)
-        ]
-        found.append(Layer((64, 64, 56, 56), 3, 8, "bfloat16", channels_last))
-        found.append(Layer((64, 64, 56, 56), 3, 1, "float64", channels_last))
-    return found
-
-
-def compile_layer(layer: Layer, capability: int) -> list:
-    import torch
+def compile_job(layer: "Layer", capability: int) -> "list[Compiled]":
     import triton_aot
 
-    from mixnorm_cuda.kernels.triton import launch_backward, launch_forward
-    from mixnorm_cuda.types import Mixture
+    return triton_aot.compile_layer(layer, capability)
 
-    x = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
-    if layer.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    statistics = torch.float64 if layer.dtype == "float64" else torch.float32
 
-    def empty(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=statistics, device="meta")
-
-    k, c = layer.components, layer.shape[1]
-    mixture = Mixture(empty(layer.groups, k), empty(k, c), empty(k, c))
-    affine = (empty(c).expand(k, c), empty(c).expand(k, c))
-    options = {"eps": 1e-5, "mixing_scale": True}
-    with triton_aot.compiling(capability) as found:
-        out = launch_forward.forward(x, mixture, *affine, em_iters=1, **options)
-        launch_backward.backward(
-            x, x, out.responsibilities, out.moments, out.mixture, *affine,
-            responsibility_grad=True, mixture_grad=False, **options,
+def report(layer: "Layer", capability: int, kernels: "list[Compiled]") -> int:
+    """Print the layer's kernels; returns how many spill."""
+    print(f"\nsm_{capability} {layer}\n  {'kernel':20} {'tile':26} {'grid':>9} warps registers "
+          "stack shared")  # fmt: skip
+    lines: dict[str, bool] = {}
+    for k in kernels:
+        grid = "x".join(map(str, k.grid))
+        line = (
+            f"  {k.name:20} {k.tile:26} {grid:>9} {k.warps:5} {k.registers:9} {k.stack:5} "
+            f"{k.shared:6}{'  SPILL' if k.stack else ''}"
         )
-        launch_forward.evaluate(x, mixture, *affine, **options)
-        launch_backward.evaluate_backward(
-            x, x, mixture, *affine, responsibility_grad=True, **options
-        )
+        lines[line] = k.stack > 0
+    print("\n".join(lines), flush=True)
+    return sum(lines.values())
+
+
+def counts() -> list[dict[str, Any]]:
+    """What an element costs in each sweep of a training step, sm_90."""
+    from triton_aot import Layer, compile_layer, loop_counts
+
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        for channels_last in (False, True):
+            layer = Layer((64, 64, 56, 56), dtype=dtype, channels_last=channels_last)
+            seen = set()
+            for kernel in compile_layer(layer, 90):
+                if kernel.name not in COUNTED or kernel.name in seen:
+                    continue
+                # The second form of a kernel is that of eval.
+                first_of_training = kernel.name != "moments" or kernel.sizes["STORE_NU"]
+                if not first_of_training:
+                    continue
+                seen.add(kernel.name)
+                found.append(
+                    {
+                        "dtype": dtype,
+                        "layout": "channels_last" if channels_last else "contiguous",
+                        "kernel": kernel.name,
+                        "registers": kernel.registers,
+                        "threads": 32 * kernel.warps,
+                        **loop_counts(kernel)._asdict(),
+                    }
+                )
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--capability", type=int, nargs="*", default=CAPABILITIES)
-    parser.add_argument("--match", default="")
+    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES)
+    parser.add_argument("--all", action="store_true", help="more layers")
+    parser.add_argument("--counts", type=Path, help="write instruction counts to this file")
     a = parser.parse_args()
-    bad = 0
-    jobs = [(layer, cap) for layer in layers() for cap in a.capability if a.match in str(layer)]
-    started = time.time()
+    if importlib.util.find_spec("triton") is None:
+        print("check_triton: left out: Triton is not installed (pip install triton)")
+        return 0
+    if a.counts:
+        import triton
+
+        layer = {"shape": [64, 64, 56, 56], "num_components": 3, "groups": 1}
+        content = {"triton": triton.__version__, "target": "sm_90", **layer, "rows": counts()}
+        a.counts.parent.mkdir(parents=True, exist_ok=True)
+        a.counts.write_text(json.dumps(content, indent=1) + "\n")
+        return 0
+    jobs = [(layer, cap) for layer in representative(a.all) for cap in a.capability]
+    spills = 0
     with ProcessPoolExecutor(2) as pool:
-        for (layer, cap), found in zip(jobs, pool.map(compile_layer, *zip(*jobs, strict=True)), strict=True):
-            print(f"sm_{cap} {layer}")
-            seen = set()
-            for k in found:
-                key = (k.name, k.tile)
-                if key in seen:
-                    continue
-                seen.add(key)
-                flag = "  SPILL" if k.stack else ""
-                bad += bool(k.stack)
-                print(
-                    f"    {k.name:22} {k.tile:28} grid {'x'.join(map(str, k.grid)):9} warps {k.warps:2} registers {k.registers:3} stack {k.stack:3} shared {k.shared}{flag}"
-                )
-    print(f"check_triton: {len(jobs)} layers, {bad} spills, {time.time() - started:.0f} s")
-    return int(bad > 0)
+        results = pool.map(compile_job, *zip(*jobs, strict=True))
+        for (layer, capability), kernels in zip(jobs, results, strict=True):
+            spills += report(layer, capability, kernels)
+    print(f"\ncheck_triton: {len(jobs)} layers compiled, {spills or 'no'} kernels spill")
+    return int(spills > 0)
 
 
 if __name__ == "__main__":

@@ -21,20 +21,22 @@ class Budget:
     position_registers: int = 32
     """For the responsibilities of a thread's positions."""
     elements: int = 32
-    """Of the input that a thread loads at once, at most; and at most 64 bytes."""
+    """Of the input that a thread loads at once, at most."""
+    bytes: int = 64
+    """Of the input that a thread loads at once, at most."""
     threads: int = 128
     """Threads of a program, more where a group's channels need them."""
     max_threads: int = 256
     """Beyond 256 a thread has 128 registers or fewer, too few for its channels."""
     resident_threads: int = 512
-    """Threads of a multiprocessor that a launch counts on."""
+    """Threads of a multiprocessor that a launch counts on: what its registers allow."""
 
 
 BUDGETS: dict[str, Budget] = {
-    "moments": Budget(),
+    "moments": Budget(channel_registers=96, bytes=128, resident_threads=256),
     "normalize": Budget(),
     "output_sums": Budget(elements=16),
-    "input_gradient": Budget(position_registers=16, elements=16),
+    "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "responsibilities": Budget(),
     "log_odds_gradient": Budget(elements=16),
 }
@@ -111,7 +113,7 @@ def choose_tile(
     channels = _floor_power_of_two(budget.channel_registers / cost)
     # Responsibilities are per position, or per element when every channel has its own.
     held = _floor_power_of_two(budget.position_registers / (components * registers))
-    elements = min(budget.elements, 64 // itemsize)
+    elements = min(budget.elements, budget.bytes // itemsize)
     if nu == NU_CHANNEL:
         elements = min(elements, held)
     block_c = next_power_of_two(span)
@@ -182,7 +184,7 @@ def choose_launch(
     channels: int,
     span: int,
     multiprocessors: int,
-    resident_threads: int = 512,
+    resident_threads: int,
 ) -> Launch:
     """As many programs as are resident at once, each with its chunk of tiles."""
     blocks = channels // span * -(-span // tile.block_c)

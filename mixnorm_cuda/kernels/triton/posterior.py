@@ -35,9 +35,11 @@ def softmax(odds, K: tl.constexpr):
         weight = tl.exp(odds[k] - top)
         total += weight
         weights = weights + (weight,)
+    # One division a position: it costs as much as the other operations of the softmax together.
+    inverse = 1.0 / total
     nu = ()
     for k in tl.static_range(K):
-        nu = nu + (weights[k] / total,)
+        nu = nu + (weights[k] * inverse,)
     return nu
 
 

@@ -89,7 +89,12 @@ class Problem:
         if tile is None:
             return None
         return config.choose_launch(
-            tile, self.geometry, self.channels, self.span(nu), multiprocessors(self.device)
+            tile,
+            self.geometry,
+            self.channels,
+            self.span(nu),
+            multiprocessors(self.device),
+            config.BUDGETS[kernel].resident_threads,
         )
 
     def blocked(self, kernel: str, nu: str = NU_LOADED, *, sums: int = 0) -> Launch:
@@ -103,9 +108,13 @@ class Problem:
         launch = self.blocked(kernel)
         tile = launch.tile
         return config.choose_launch(
-            tile, self.geometry, self.groups * tile.block_c, tile.block_c,
+            tile,
+            self.geometry,
+            self.groups * tile.block_c,
+            tile.block_c,
             multiprocessors(self.device),
-        )  # fmt: skip
+            config.BUDGETS[kernel].resident_threads,
+        )
 
     def empty(self, *size: int) -> Tensor:
         return torch.empty(size, dtype=self.statistics, device=self.device)
