@@ -2,7 +2,8 @@
 
 ``"auto"`` tries the backends of the input's device, fastest first, and ends at the reference,
 which serves everything; a GPU whose kernels are all missing is warned about once. A backend asked
-for by name serves or raises `BackendUnavailableError`. The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
+for by name serves or raises `BackendUnavailableError`. The environment variable
+``MIXNORM_BACKEND`` replaces ``"auto"``.
 """
 
 import functools

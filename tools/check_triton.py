@@ -1,7 +1,7 @@
 """Compiles what representative layers launch for each architecture; a register spill is an error.
 
-``--all`` compiles more layers. ``--counts FILE`` writes what an element costs in the machine code of
-sm_90, for `python -m bench.readme`. Where there is no Triton, says so and exits 0.
+``--all`` compiles more layers. ``--counts FILE`` writes what an element costs in the machine code
+of sm_90, for `python -m bench.readme`. Where there is no Triton, says so and exits 0.
 """
 
 import argparse
@@ -80,13 +80,12 @@ def counts() -> list[dict[str, Any]]:
     for dtype in ("float32", "bfloat16"):
         for channels_last in (False, True):
             layer = Layer((64, 64, 56, 56), dtype=dtype, channels_last=channels_last)
-            seen = set()
+            seen: set[str] = set()
             for kernel in compile_layer(layer, 90):
                 if kernel.name not in COUNTED or kernel.name in seen:
                     continue
-                # The second form of a kernel is that of eval.
-                first_of_training = kernel.name != "moments" or kernel.sizes["STORE_NU"]
-                if not first_of_training:
+                # An EM step's moments come first, then the training step's kernels, then eval's.
+                if kernel.name == "moments" and not kernel.sizes["STORE_NU"]:
                     continue
                 seen.add(kernel.name)
                 found.append(
@@ -114,8 +113,8 @@ def main() -> int:
     if a.counts:
         import triton
 
-        layer = {"shape": [64, 64, 56, 56], "num_components": 3, "groups": 1}
-        content = {"triton": triton.__version__, "target": "sm_90", **layer, "rows": counts()}
+        sizes = {"shape": [64, 64, 56, 56], "num_components": 3, "groups": 1}
+        content = {"triton": triton.__version__, "target": "sm_90", **sizes, "rows": counts()}
         a.counts.parent.mkdir(parents=True, exist_ok=True)
         a.counts.write_text(json.dumps(content, indent=1) + "\n")
         return 0

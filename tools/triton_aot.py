@@ -97,7 +97,8 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
 
     k, c = layer.components, layer.shape[1]
     mixture = Mixture(empty(layer.groups, k), empty(k, c), empty(k, c))
-    affine, common = (empty(c), empty(c)), {"eps": 1e-5, "mixing_scale": True}
+    affine = (empty(c), empty(c))
+    common: dict[str, Any] = {"eps": 1e-5, "mixing_scale": True}
     with _compiling(capability) as found:
         out = launch_forward.forward(x, mixture, *affine, em_iters=1, **common)
         launch_backward.backward(
@@ -126,7 +127,7 @@ def loop_counts(kernel: Compiled) -> LoopCounts:
     elements = kernel.sizes["BLOCK_C"] * kernel.sizes["BLOCK_P"] / (32 * kernel.warps)
 
     def total(*stems: str) -> float:
-        return sum(n for op, n in operations.items() if op.split(".")[0] in stems) / elements
+        return float(sum(n for op, n in operations.items() if op.split(".")[0] in stems) / elements)
 
     moved = sum(n * _width(op) for op, n in operations.items() if op.startswith(("LDG", "STG")))
     return LoopCounts(
@@ -144,25 +145,25 @@ def _width(operation: str) -> int:
 
 
 def _disassembled(cubin: bytes) -> list[str]:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [BIN / "nvdisasm", "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return text.splitlines()
+    return _tool("nvdisasm", "-c", cubin).splitlines()
 
 
 def _registers(cubin: bytes) -> tuple[int, int]:
     """Registers a thread, bytes of stack and local memory a thread."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [BIN / "cuobjdump", "-res-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = _tool("cuobjdump", "-res-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     if found is None:
         raise RuntimeError(f"cuobjdump printed no resources: {text!r}")
     return int(found[1]), int(found[2]) + int(found[3])
+
+
+def _tool(name: str, option: str, cubin: bytes) -> str:
+    """What one of the tools that Triton ships prints about a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(BIN / name), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def store_logit(ptr, k, c, first, exists, mixing_weight, mean, var, origin, C, E
     """
     T: tl.constexpr = ptr.dtype.element_ty
     # The smallest normal number: a component whose weight reached 0 stays finite.
-    TINY: tl.constexpr = 2.2250738585072014e-308 if T == tl.float64 else 1.1754943508222875e-38
+    TINY: tl.constexpr = 2.2250738585072014e-308 if tl.float64 == T else 1.1754943508222875e-38
     variance = var + EPS
     precision = 1.0 / variance
     quadratic = -0.5 * precision
@@ -162,4 +162,6 @@ def _coefficients_kernel(
             gamma = affine(weight_ptr, k, c, exists, weight_stride_k, weight_stride_c, 1.0)
             beta = affine(bias_ptr, k, c, exists, bias_stride_k, bias_stride_c, 0.0)
             factor = mixing_factor(mixing_weight.to(tl.float64), MIXING_SCALE)
-            store_output(output_ptr, k, c, exists, gamma * factor / tl.sqrt(var + EPS), mean, beta, C)
+            store_output(
+                output_ptr, k, c, exists, gamma * factor / tl.sqrt(var + EPS), mean, beta, C
+            )

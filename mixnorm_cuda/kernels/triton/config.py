@@ -12,6 +12,7 @@ from mixnorm_cuda.kernels.triton.geometry import Geometry
 
 NU_ONE, NU_LOADED, NU_JOINT, NU_CHANNEL = "one", "loaded", "joint", "channel"
 
+
 @dataclass(frozen=True)
 class Budget:
     """Limits for one kind of kernel; the numbers that tuning changes."""
@@ -202,4 +203,3 @@ def constants(tile: Tile, *, sums: bool) -> dict[str, int]:
     if sums:
         found |= {"REPEATS": tile.repeats, "VECTOR": tile.vector}
     return found
-

@@ -1,4 +1,4 @@
-"""Backward between and after the sweeps: from chunks' sums to coefficients and parameter gradients."""
+"""Backward beside the sweeps: from chunks' sums to coefficients and gradients of parameters."""
 
 import triton
 import triton.language as tl
@@ -113,7 +113,7 @@ def _mixture_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """dμ = L1/(σ²+ε) and dσ² = ½ [L2/(σ²+ε) − L0]/(σ²+ε), sums about μ from those about the shift."""
+    """dμ = L1/(σ²+ε) and dσ² = ½ [L2/(σ²+ε) − L0]/(σ²+ε), sums about μ."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = c < C
     group = c // D
@@ -155,7 +155,7 @@ def _mixing_weight_gradient_kernel(
     k = entry % K
     G: tl.constexpr = C // D
     T: tl.constexpr = dmixing_weight_ptr.dtype.element_ty
-    TINY: tl.constexpr = 2.2250738585072014e-308 if T == tl.float64 else 1.1754943508222875e-38
+    TINY: tl.constexpr = 2.2250738585072014e-308 if tl.float64 == T else 1.1754943508222875e-38
     at = entry + tl.arange(0, 1)
     here = at == entry
     mixing_weight = tl.load(mixing_weight_ptr + at).to(tl.float64)

@@ -2,7 +2,8 @@
 
 On x' = x − shift, with α = γ r λ̃^(−½), τ = β − α m', b = −½ α r² H2/S, a = −α H1/S − 2 b m' and
 h = α m' H1/S + b (m'² − q):
-dν_k = Σ_c [dy (α x' + τ) + x' (b x' + a) + h] and dx = Σ_k ν_k (α dy + a + 2 b x') + Σ_k dℓ_k dlogit.
+dν_k = Σ_c [dy (α x' + τ) + x' (b x' + a) + h] and
+dx = Σ_k ν_k (α dy + a + 2 b x') + Σ_k dℓ_k ∂ℓ_k/∂x.
 """
 
 import triton

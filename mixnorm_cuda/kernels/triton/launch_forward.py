@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.kernels.triton.coefficients import _coefficients_kernel
-from mixnorm_cuda.kernels.triton.config import NU_CHANNEL, NU_JOINT, NU_LOADED, Launch
 from mixnorm_cuda.kernels.triton import launch
+from mixnorm_cuda.kernels.triton.coefficients import _coefficients_kernel
+from mixnorm_cuda.kernels.triton.config import NU_JOINT, NU_LOADED, Launch
 from mixnorm_cuda.kernels.triton.geometry import dense
 from mixnorm_cuda.kernels.triton.moments import _merge_moments_kernel, _moments_kernel
 from mixnorm_cuda.kernels.triton.normalize import _normalize_kernel
@@ -62,7 +62,9 @@ def forward(
         mixing_scale=mixing_scale,
     )  # fmt: skip
     y = torch.empty_like(x)
-    _normalize(problem, problem.nu, problem.blocked("normalize", problem.nu), x, table, nu, output, y)
+    _normalize(
+        problem, problem.nu, problem.blocked("normalize", problem.nu), x, table, nu, output, y
+    )
     kept = stored if stored is not None and problem.keeps_nu else problem.empty(0)
     return Forward(y, batch, final, kept)
 
@@ -91,7 +93,9 @@ def evaluate(
     return y
 
 
-def responsibilities(problem: Problem, x: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+def responsibilities(
+    problem: Problem, x: Tensor, table: Tensor, out: Tensor | None = None
+) -> Tensor:
     """ν [G, K, M] of groups that fit no tile."""
     nu = problem.empty_nu() if out is None else out
     launch.sweep(
@@ -223,7 +227,7 @@ def _merge(
     *,
     mixing_scale: bool = False,
 ) -> None:
-    """From sums to moments and the output's table or, without ``batch``, to the next EM step's θ."""
+    """To moments and the output's table or, without ``batch``, to the next EM step's θ."""
     launch.run(
         _merge_moments_kernel,
         (-(-problem.channels // MERGE_BLOCK_C),),

@@ -91,8 +91,8 @@ def backward(
     responsibility_grad: bool,
     mixture_grad: bool,
 ) -> Gradients:
-    """Gradients of `forward`; ``weight`` and ``bias`` of the result have the parameter's shape, [K, C]
-    where it is None.
+    """Gradients of `forward`; ``weight`` and ``bias`` of the result have the parameter's shape,
+    [K, C] where it is None.
 
     Raises:
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.

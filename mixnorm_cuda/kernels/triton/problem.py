@@ -38,9 +38,7 @@ class Problem:
     def of(x: Tensor, mixture: Mixture, eps: float) -> "Problem":
         groups, components = mixture.mixing_weight.shape
         statistics = mixture.mean.dtype
-        return Problem(
-            geometry(x), groups, components, x.element_size(), statistics, x.device, eps
-        )
+        return Problem(geometry(x), groups, components, x.element_size(), statistics, x.device, eps)
 
     @property
     def channels(self) -> int:

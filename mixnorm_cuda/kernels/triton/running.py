@@ -23,7 +23,7 @@ def _update_running_kernel(
     mean_ptr,
     var_ptr,
     factor_ptr,
-    factor: "fp64",
+    factor: "fp64",  # noqa: F821  (Triton's name for the type of a Python number)
     count,
     finite_ptr,
     C: tl.constexpr,
@@ -38,7 +38,7 @@ def _update_running_kernel(
     k = tl.program_id(0)
     G: tl.constexpr = C // D
     T: tl.constexpr = running_mean_ptr.dtype.element_ty
-    TINY: tl.constexpr = 2.2250738585072014e-308 if T == tl.float64 else 1.1754943508222875e-38
+    TINY: tl.constexpr = 2.2250738585072014e-308 if tl.float64 == T else 1.1754943508222875e-38
     bad = count_not_finite(mass_ptr, G * K, BLOCK)
     bad += count_not_finite(mean_ptr, K * C, BLOCK)
     bad += count_not_finite(var_ptr, K * C, BLOCK)

@@ -39,7 +39,7 @@ def chunk_tiles(chunk, base, extra):
 
 @triton.jit
 def position_count(runs, VEC: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """M. Contiguous tensors count it in runs of VEC, which tells the compiler that VEC divides it."""
+    """M, in runs of VEC where tensors are rows: the compiler then knows that VEC divides it."""
     if CHANNELS_LAST:
         count = tl.full([], 1, tl.int64) * runs
     else:
@@ -96,7 +96,7 @@ def rows(ptr, c, valid, C: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr
 def zeros(SIZE_C: tl.constexpr, SIZE_P: tl.constexpr, T: tl.constexpr, K: tl.constexpr):
     """K accumulators."""
     found = ()
-    for k in tl.static_range(K):
+    for _k in tl.static_range(K):
         found = found + (tl.zeros([SIZE_C, SIZE_P], T),)
     return found
 

@@ -46,8 +46,7 @@ class Case:
         mixture = p.mixture._replace(mean=p.mixture.mean + offset)
         self.mixture = Mixture(*(t.to(device, statistics) for t in mixture))
         self.affine = tuple(
-            None if t is None else t.to(device, statistics)
-            for t in (p.weight, p.bias)
+            None if t is None else t.to(device, statistics) for t in (p.weight, p.bias)
         )
         self.dtype = dtype
 
