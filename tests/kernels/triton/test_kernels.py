@@ -84,9 +84,9 @@ def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
         return choose(kernel, geometry, span, components, nu, **options)
 
     monkeypatch.setattr(config, "choose_tile", narrow)
-    case = Case((1, 100, 3, 3), 3, groups, channels_last=channels_last, device=device)
-    tile = narrow("responsibilities", geometry(case.x), 100 // groups, 3, "loaded", itemsize=4)
-    assert tile.block_c < 100 // groups
+    case = Case((3, 140, 3, 3), 3, groups, channels_last=channels_last, device=device)
+    tile = narrow("responsibilities", geometry(case.x), 140 // groups, 3, "loaded", itemsize=4)
+    assert tile.block_c < 140 // groups
     case.check(em_iters=1)
 
 
