@@ -31,10 +31,14 @@ class Budget:
     """Beyond 256 a thread has 128 registers or fewer, too few for its channels."""
     resident_threads: int = 512
     """Threads of a multiprocessor that a launch counts on: what its registers allow."""
+    resident_elements: int = 2**16
+    """Elements that these threads hold, at most: a tile of more needs more registers."""
 
 
 BUDGETS: dict[str, Budget] = {
-    "moments": Budget(channel_registers=96, bytes=128, resident_threads=256),
+    "moments": Budget(
+        channel_registers=96, position_registers=16, bytes=128, resident_elements=2**13
+    ),
     "normalize": Budget(),
     "output_sums": Budget(elements=16),
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
@@ -185,12 +189,16 @@ def choose_launch(
     channels: int,
     span: int,
     multiprocessors: int,
-    resident_threads: int,
+    budget: Budget,
 ) -> Launch:
     """As many programs as are resident at once, each with its chunk of tiles."""
     blocks = channels // span * -(-span // tile.block_c)
     tiles = max(1, -(-geometry.positions // tile.block_p))
-    resident = multiprocessors * max(1, resident_threads // (32 * tile.num_warps))
+    resident = min(
+        budget.resident_threads // (32 * tile.num_warps),
+        budget.resident_elements // (tile.block_c * tile.block_p),
+    )
+    resident = multiprocessors * max(1, resident)
     # At most this many positions are added up in one float32 sum.
     fewest = -(-geometry.positions // 2**18)
     chunks = min(tiles, max(1, resident // blocks, fewest), 65535)

@@ -91,9 +91,9 @@ def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
 
 
 def test_a_wide_layer(device):
-    """Rows of 3 × 3 allow no vector loads: a group of 130 channels fits no tile."""
-    case = Case((1, 130, 3, 3), device=device)
-    tile = config.choose_tile("moments", geometry(case.x), 130, 3, config.NU_JOINT, itemsize=4)
+    """Rows of 3 × 3 allow no vector loads: a group of 260 channels fits no tile."""
+    case = Case((2, 260, 3, 3), device=device)
+    tile = config.choose_tile("moments", geometry(case.x), 260, 3, config.NU_JOINT, itemsize=4)
     assert tile is None
     case.check()
 
