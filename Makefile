@@ -1,6 +1,6 @@
 # make demo    train with BN and with MN on real images, print the table, save the plots
 # make test    every test
-# make check   lint, format, types, layers, register spills
+# make check   lint, format, types, layers, register spills of CUDA and Triton kernels
 # make bench   the benchmark; ARGS="..." for its options
 # make gpu     in the current environment, without installing: tests on CUDA, then the benchmark
 # make clean   remove what was built, not the environment
@@ -31,7 +31,7 @@ RUN := PATH="$(abspath $(BIN)):$$PATH" python
 NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-CHECKS := check-lint check-format check-types check-layers check-spills
+CHECKS := check-lint check-format check-types check-layers check-spills check-triton
 .PHONY: demo test check $(CHECKS) bench gpu clean help
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -64,6 +64,9 @@ check-layers:
 
 check-spills:
 	$(RUN) tools/check_spills.py
+
+check-triton:
+	$(RUN) tools/check_triton.py
 
 gpu:
 	OUT_DIR="$(OUT_DIR)" ARGS="$(ARGS)" $(if $(filter file,$(origin PYTHON)),,PYTHON="$(PYTHON)") tools/gpu.sh

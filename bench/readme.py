@@ -1,6 +1,7 @@
 """``python -m bench.readme``: write the tables of README.md from the results that are committed."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,10 @@ HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
 RESULTS = HERE / "results"
 BEGIN, END = "<!-- begin {}: python -m bench.readme -->", "<!-- end {} -->"
+COMPILED = HERE / "compiled"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+# NVIDIA H200 SXM, from its data sheet: what a prediction assumes, not what was measured.
+H200_BYTES_PER_S, H200_LANES_PER_S = 4.8e12, 132 * 128 * 1.98e9
 
 
 def latest(
@@ -50,6 +54,54 @@ def _ran(result: Result | None, backend: str, device_type: str) -> str:
     red = sum(row.check == "red" for row in rows)
     outcome = f"{len(rows)} cases right" if not red else f"**{red} of {len(rows)} cases wrong**"
     return f"{outcome}; commit `{e['commit']}`, {e['date'][:10]}, {e['device']}"
+
+
+def compiled_section(path: Path) -> str:
+    """What an element costs in each sweep's machine code, and the bound that it puts on the time.
+
+    The bound is the larger of the bytes that the sweep must move over the bandwidth and of its
+    instructions over the issue rate of an H200; a BatchNorm's is its bytes over the bandwidth.
+    """
+    if not path.exists():
+        return "No kernel has been counted so far."
+    content = json.loads(path.read_text())
+    components, channels = content["num_components"], content["shape"][1]
+    lines = []
+    totals: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in content["rows"]:
+        size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
+        # Tensors as large as x that are read or written, and ν: K float32 values a position.
+        passes = {"moments": 1, "normalize": 2, "output_sums": 2, "input_gradient": 3}
+        moved = passes[row["kernel"]] * size + 4 * components / channels
+        memory = moved / H200_BYTES_PER_S
+        issue = row["instructions"] / H200_LANES_PER_S
+        setting = (row["dtype"], row["layout"])
+        bound, batch_norm = totals.get(setting, (0.0, 8 * size / H200_BYTES_PER_S))
+        totals[setting] = (bound + max(memory, issue), batch_norm)
+        lines.append(
+            (row["kernel"], *setting, str(row["registers"]), number(row["instructions"], 1),
+             number(row["arithmetic"], 1), number(row["shuffles"], 1), number(moved, 1),
+             number(issue * 1e12, 2), number(memory * 1e12, 2))
+        )  # fmt: skip
+    columns = ("kernel", "dtype", "layout", "registers", "instructions", "fp32 arithmetic",
+               "shuffles", "bytes", "issue bound, ps", "memory bound, ps")  # fmt: skip
+    ratios = [
+        (*setting, number(bound * 1e12, 2), number(batch_norm * 1e12, 2),
+         number(bound / batch_norm, 2))
+        for setting, (bound, batch_norm) in totals.items()
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"Triton {content['triton']}, {content['target']}, x of {content['shape']}, K = "
+            f"{components}, G = {content['groups']}; per element of x:",
+            table(columns, lines, markdown=True),
+            "Predicted, not measured: the sum of each sweep's larger bound, over BatchNorm's bytes "
+            "at the same bandwidth (H200 data sheet, 4.8 TB/s; 132 × 128 lanes at 1.98 GHz):",
+            table(
+                ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio"), ratios, markdown=True
+            ),
+        ]
+    )
 
 
 def result_section(path: Path, result: Result) -> str:
@@ -115,7 +167,10 @@ def rendered(readme: str, results: list[tuple[Path, Result]]) -> str:
     Raises:
         ValueError: a section's markers are missing.
     """
-    sections = {"status": status_table(results)}
+    sections = {
+        "status": status_table(results),
+        "compiled": compiled_section(COMPILED / "triton.json"),
+    }
     for device_type, name in DEVICES.items():
         found = latest(results, device_type, ("full", "quick"))
         sections[device_type] = (

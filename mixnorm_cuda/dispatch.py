@@ -1,17 +1,21 @@
 """Which backend serves an input, and why the others do not.
 
 ``"auto"`` tries the backends of the input's device, fastest first, and ends at the reference,
-which serves everything. A backend asked for by name serves or raises `BackendUnavailableError`.
-The environment variable ``MIXNORM_BACKEND`` replaces ``"auto"``.
+which serves everything; a GPU whose kernels are all missing is warned about once. A backend asked
+for by name serves or raises `BackendUnavailableError`. The environment variable
+``MIXNORM_BACKEND`` replaces ``"auto"``.
 """
 
+import functools
 import os
+import warnings
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
+from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
 from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
@@ -167,11 +171,7 @@ REFERENCE = ReferenceBackend()
 BACKENDS: dict[str, Backend] = {
     "reference": REFERENCE,
     "cpu": NativeCpuBackend(),
-    "triton": UnbuiltBackend(
-        "triton",
-        "the Triton kernels are not part of this version; use backend='auto' or 'reference', "
-        "or upgrade mixnorm_cuda once a release lists them",
-    ),
+    "triton": TritonBackend(),
     "cuda": UnbuiltBackend(
         "cuda",
         "the CUDA C++ kernels are not part of this version; use backend='auto' or 'reference', "
@@ -211,14 +211,28 @@ def select(
     if torch.compiler.is_exporting():
         return REFERENCE  # an exported graph must run where our operators are not
     if backend == "auto":
-        for name in _PREFERENCE.get(x.device.type, ()):
+        preferred = _PREFERENCE.get(x.device.type, ())
+        for name in preferred:
             if why_not(name, x, num_components, groups, responsibilities_given) is None:
                 return BACKENDS[name]
+        if x.device.type == "cuda":
+            missing = [BACKENDS[name].missing() for name in preferred]
+            if all(missing):
+                _warn_once(f"mixture normalization runs slowly on this GPU: {missing[-1]}")
         return REFERENCE
     reason = why_not(backend, x, num_components, groups, responsibilities_given)
     if reason is not None:
         raise BackendUnavailableError(f"{source}={backend!r} cannot serve this input: {reason}")
     return BACKENDS[backend]
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+# torch.compile calls this instead of tracing into it.
+_warn_once = torch.compiler.assume_constant_result(_warn)  # type: ignore[no-untyped-call]
 
 
 def split(name: str) -> SplitBackend:

@@ -1,0 +1,213 @@
+"""Tile sizes and warps: a small model of what a thread holds, with a table of its budgets.
+
+A thread keeps the coefficients and partial sums of its channels and the responsibilities of its
+positions in registers for the whole loop over tiles; that is what bounds a tile, not its elements.
+`tools/check_triton.py` compiles what this file gives for representative layers and every
+architecture, and fails on a register spill. No Triton here.
+"""
+
+from dataclasses import dataclass
+
+from mixnorm_cuda.kernels.triton.geometry import Geometry
+
+NU_ONE, NU_LOADED, NU_JOINT, NU_CHANNEL = "one", "loaded", "joint", "channel"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits for one kind of kernel; the numbers that tuning changes."""
+
+    channel_registers: int = 72
+    """For coefficients and partial sums of a thread's channels."""
+    position_registers: int = 32
+    """For the responsibilities of a thread's positions."""
+    elements: int = 32
+    """Of the input that a thread loads at once, at most."""
+    bytes: int = 64
+    """Of the input that a thread loads at once, at most."""
+    threads: int = 128
+    """Threads of a program, more where a group's channels need them."""
+    max_threads: int = 256
+    """Beyond 256 a thread has 128 registers or fewer, too few for its channels."""
+    resident_threads: int = 512
+    """Threads of a multiprocessor that a launch counts on: what its registers allow."""
+    resident_elements: int = 2**16
+    """Elements that these threads hold, at most: a tile of more needs more registers."""
+
+
+BUDGETS: dict[str, Budget] = {
+    "moments": Budget(
+        channel_registers=96, position_registers=16, bytes=128, resident_elements=2**13
+    ),
+    "normalize": Budget(),
+    "output_sums": Budget(elements=16),
+    "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
+    "responsibilities": Budget(),
+    "log_odds_gradient": Budget(elements=16),
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A kernel's compile-time sizes. REPEATS and VECTOR say which positions one thread holds."""
+
+    block_c: int
+    block_p: int
+    vec: int
+    repeats: int
+    vector: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A tile and its grid: ``blocks`` of channels by ``chunks`` of ``tiles`` of positions."""
+
+    tile: Tile
+    blocks: int
+    chunks: int
+    tiles: int
+
+    def ranges(self) -> tuple[int, int]:
+        """Tiles of a chunk, and how many chunks have one more."""
+        return self.tiles // self.chunks, self.tiles % self.chunks
+
+
+def next_power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _floor_power_of_two(n: float) -> int:
+    return 1 << (int(n).bit_length() - 1) if n >= 1 else 1
+
+
+def _power_of_two_divisor(n: int, most: int) -> int:
+    return min(n & -n, most)
+
+
+def channel_cost(kernel: str, components: int, nu: str, *, sums: int = 0) -> int:
+    """Values that a thread holds for each of its channels."""
+    k = components
+    computed = 2 * (k - 1) if nu in (NU_JOINT, NU_CHANNEL) else 0
+    if kernel == "moments":
+        return 1 + computed + 2 * k
+    if kernel == "normalize":
+        return 1 + computed + 2 * k
+    if kernel == "output_sums":
+        return 1 + computed + 2 * k
+    if kernel == "input_gradient":
+        return 1 + 4 * k + 2 * (k - 1) + sums
+    return 1  # responsibilities, log_odds_gradient: rows are loaded where they are used
+
+
+def choose_tile(
+    kernel: str,
+    geometry: Geometry,
+    span: int,
+    components: int,
+    nu: str,
+    *,
+    itemsize: int,
+    sums: int = 0,
+    budget: Budget | None = None,
+) -> Tile | None:
+    """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit."""
+    budget = budget or BUDGETS[kernel]
+    registers = 2 if itemsize == 8 else 1
+    cost = channel_cost(kernel, components, nu, sums=sums) * registers
+    channels = _floor_power_of_two(budget.channel_registers / cost)
+    # Responsibilities are per position, or per element when every channel has its own.
+    held = _floor_power_of_two(budget.position_registers / (components * registers))
+    elements = min(budget.elements, budget.bytes // itemsize)
+    if nu == NU_CHANNEL:
+        elements = min(elements, held)
+    block_c = next_power_of_two(span)
+    blocked = nu not in (NU_JOINT,)
+    pick = _channels_last if geometry.channels_last else _contiguous
+    return pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
+
+
+def _contiguous(
+    budget: Budget,
+    geometry: Geometry,
+    span: int,
+    block_c: int,
+    blocked: bool,
+    channels: int,
+    held: int,
+    elements: int,
+    itemsize: int,
+) -> Tile | None:
+    """A thread holds ``vec`` neighbouring positions of each of its channels."""
+    vec = min(geometry.vec, held, elements)
+    channels = max(1, min(channels, elements // vec, block_c))
+    line = max(1, min(32, 128 // (vec * itemsize)))
+    sector = max(1, min(32, 32 // (vec * itemsize)))
+    if blocked:
+        block_c = min(block_c, max(channels, budget.threads * channels // line))
+    across = block_c // channels
+    along = max(line, budget.threads // across)
+    while across * along > budget.max_threads and along > sector:
+        along //= 2
+    if across * along > budget.max_threads:
+        return None
+    warps = max(1, across * along // 32)
+    return Tile(block_c, along * vec, vec, 1, vec, warps)
+
+
+def _channels_last(
+    budget: Budget,
+    geometry: Geometry,
+    span: int,
+    block_c: int,
+    blocked: bool,
+    channels: int,
+    held: int,
+    elements: int,
+    itemsize: int,
+) -> Tile | None:
+    """A thread holds ``vec`` neighbouring channels of each of its positions."""
+    vec = _power_of_two_divisor(span, 16 // itemsize)
+    vec = min(vec, channels, elements, block_c)
+    if blocked:
+        # Whole lines of memory, and responsibilities read once for many channels.
+        block_c = min(block_c, max(vec * 32, 128 // itemsize))
+    threads = budget.threads
+    while block_c // vec > threads and threads < budget.max_threads:
+        threads *= 2
+    if block_c // threads > channels:
+        return None
+    across = min(threads, block_c // vec)
+    along = threads // across
+    repeats = max(1, min(held, elements * across // block_c))
+    return Tile(block_c, along * repeats, vec, repeats, 1, threads // 32)
+
+
+def choose_launch(
+    tile: Tile,
+    geometry: Geometry,
+    channels: int,
+    span: int,
+    multiprocessors: int,
+    budget: Budget,
+) -> Launch:
+    """As many programs as are resident at once, each with its chunk of tiles."""
+    blocks = channels // span * -(-span // tile.block_c)
+    tiles = max(1, -(-geometry.positions // tile.block_p))
+    resident = min(
+        budget.resident_threads // (32 * tile.num_warps),
+        budget.resident_elements // (tile.block_c * tile.block_p),
+    )
+    resident = multiprocessors * max(1, resident)
+    # At most this many positions are added up in one float32 sum.
+    fewest = -(-geometry.positions // 2**18)
+    chunks = min(tiles, max(1, resident // blocks, fewest), 65535)
+    return Launch(tile, blocks, chunks, tiles)
+
+
+def constants(tile: Tile, *, sums: bool) -> dict[str, int]:
+    """The kernel's compile-time arguments of ``tile``."""
+    found = {"BLOCK_C": tile.block_c, "BLOCK_P": tile.block_p}
+    if sums:
+        found |= {"REPEATS": tile.repeats, "VECTOR": tile.vector}
+    return found

@@ -1,0 +1,328 @@
+"""Backward: the sums H1 = Σ ν dy and Σ ν dy x', then dx and the sums of θ's gradient.
+
+On x' = x − shift, with α = γ r λ̃^(−½), τ = β − α m', b = −½ α r² H2/S, a = −α H1/S − 2 b m' and
+h = α m' H1/S + b (m'² − q):
+dν_k = Σ_c [dy (α x' + τ) + x' (b x' + a) + h] and
+dx = Σ_k ν_k (α dy + a + 2 b x') + Σ_k dℓ_k ∂ℓ_k/∂x.
+"""
+
+import triton
+import triton.language as tl
+
+from mixnorm_cuda.kernels.triton.posterior import (
+    load_weights,
+    log_odds_gradient,
+    odds_constants,
+    posterior,
+    store_weights,
+)
+from mixnorm_cuda.kernels.triton.tile import (
+    channel_block,
+    channel_offsets,
+    chunk_tiles,
+    position_count,
+    row,
+    rows,
+    thread_sum,
+    tile_positions,
+    zeros,
+)
+
+
+@triton.jit
+def _output_sums_kernel(
+    dy_ptr,
+    x_ptr,
+    posterior_ptr,
+    nu_ptr,
+    sums_ptr,
+    runs,
+    row_runs,
+    base,
+    extra,
+    C: tl.constexpr,
+    SPAN: tl.constexpr,
+    K: tl.constexpr,
+    NU: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    REPEATS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    VEC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ONE_ROW: tl.constexpr,
+):
+    """Sums [chunks, 2K, C] of ν dy and ν dy x' over one chunk of one block."""
+    chunk = tl.program_id(1)
+    T: tl.constexpr = sums_ptr.dtype.element_ty
+    THREADS: tl.constexpr = BLOCK_P // (REPEATS * VECTOR)
+    COMPUTED: tl.constexpr = NU == "joint" or NU == "channel"
+    group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
+    in_row = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)
+    shift = row(posterior_ptr, 0, c, exists, C)
+    if COMPUTED:
+        quadratic = rows(posterior_ptr, c, exists, C, 1, 3, K - 1)
+        linear = rows(posterior_ptr, c, exists, C, 2, 3, K - 1)
+        constants = odds_constants(posterior_ptr, c, exists, C, K, NU == "joint")
+    positions = position_count(runs, VEC, CHANNELS_LAST)
+    h1 = zeros(BLOCK_C, THREADS, T, K)
+    h2 = zeros(BLOCK_C, THREADS, T, K)
+    first, count = chunk_tiles(chunk, base, extra)
+    for tile in range(first, first + count):
+        i, offsets, valid = tile_positions(
+            tile, runs, row_runs, C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW
+        )
+        where = in_row[:, None] + offsets[None, :]
+        mask = exists[:, None] & valid[None, :]
+        x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T) - shift
+        # 0 outside the tensor, which keeps what x is there out of the sums.
+        dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
+        if NU == "one":
+            nu = (tl.full([1, BLOCK_P], 1.0, T),)
+        elif NU == "loaded":
+            nu = load_weights(nu_ptr, group, i, valid, positions, K)
+        else:
+            nu = posterior(x, quadratic, linear, constants, K, NU == "joint")
+        h1_next, h2_next = (), ()
+        for k in tl.static_range(K):
+            wdy = nu[k] * dy
+            h1_next = h1_next + (h1[k] + thread_sum(wdy, REPEATS, VECTOR),)
+            h2_next = h2_next + (h2[k] + thread_sum(wdy * x, REPEATS, VECTOR),)
+        h1, h2 = h1_next, h2_next
+
+    out = sums_ptr + tl.full([], 2 * K * C, tl.int64) * chunk + c
+    for k in tl.static_range(K):
+        tl.store(out + 2 * k * C, tl.sum(h1[k], axis=1), mask=exists)
+        tl.store(out + (2 * k + 1) * C, tl.sum(h2[k], axis=1), mask=exists)
+
+
+@triton.jit
+def responsibility_gradient(dy, x, scale, offset, quadratic, linear, STATISTICS: tl.constexpr):
+    """The terms of dν_k under the sum over channels."""
+    terms = dy * (scale * x + offset)
+    if STATISTICS:
+        terms += x * (quadratic * x + linear)
+    return terms
+
+
+@triton.jit
+def gradient_rows(
+    posterior_ptr,
+    output_ptr,
+    statistics_ptr,
+    c,
+    exists,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    ODDS: tl.constexpr,
+):
+    """Coefficients that dx is computed from: α, τ, b, a, and the log-odds' quadratic and linear."""
+    scale = rows(output_ptr, c, exists, C, 0, 2, K)
+    offset = rows(output_ptr, c, exists, C, 1, 2, K)
+    quadratic, linear = scale, offset
+    if STATISTICS:
+        quadratic = rows(statistics_ptr, c, exists, C, 0, 3, K)
+        linear = rows(statistics_ptr, c, exists, C, 1, 3, K)
+    odds_quadratic = rows(posterior_ptr, c, exists, C, 1, 3, K - 1 if ODDS else 0)
+    odds_linear = rows(posterior_ptr, c, exists, C, 2, 3, K - 1 if ODDS else 0)
+    return scale, offset, quadratic, linear, odds_quadratic, odds_linear
+
+
+@triton.jit
+def _log_odds_gradient_kernel(
+    dy_ptr,
+    x_ptr,
+    posterior_ptr,
+    nu_ptr,
+    output_ptr,
+    statistics_ptr,
+    dlog_ptr,
+    runs,
+    row_runs,
+    base,
+    extra,
+    C: tl.constexpr,
+    SPAN: tl.constexpr,
+    K: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    VEC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ONE_ROW: tl.constexpr,
+):
+    """dℓ [G, K, M] of groups whose channels do not fit one tile: dν block by block."""
+    group = tl.program_id(0)
+    first, count = chunk_tiles(tl.program_id(1), base, extra)
+    T: tl.constexpr = posterior_ptr.dtype.element_ty
+    BLOCKS: tl.constexpr = (SPAN + BLOCK_C - 1) // BLOCK_C
+    positions = position_count(runs, VEC, CHANNELS_LAST)
+    for tile in range(first, first + count):
+        i, offsets, valid = tile_positions(
+            tile, runs, row_runs, C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW
+        )
+        nu = load_weights(nu_ptr, group, i, valid, positions, K)
+        dnu = zeros(1, BLOCK_P, T, K)
+        for block in range(BLOCKS):
+            group, c, exists = channel_block(group * BLOCKS + block, SPAN, BLOCK_C)
+            where = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)[:, None] + offsets[None, :]
+            mask = exists[:, None] & valid[None, :]
+            x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T)
+            x -= row(posterior_ptr, 0, c, exists, C)
+            dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
+            more = ()
+            for k in tl.static_range(K):
+                scale = row(output_ptr, 2 * k, c, exists, C)
+                offset = row(output_ptr, 2 * k + 1, c, exists, C)
+                quadratic, linear, constant = scale, scale, scale * 0.0
+                if STATISTICS:
+                    quadratic = row(statistics_ptr, 3 * k, c, exists, C)
+                    linear = row(statistics_ptr, 3 * k + 1, c, exists, C)
+                    constant = row(statistics_ptr, 3 * k + 2, c, exists, C)
+                terms = responsibility_gradient(dy, x, scale, offset, quadratic, linear, STATISTICS)
+                more = more + (dnu[k] + tl.sum(terms + constant, axis=0, keep_dims=True),)
+            dnu = more
+        store_weights(dlog_ptr, log_odds_gradient(nu, dnu, K), group, i, valid, positions, K)
+
+
+@triton.jit
+def _input_gradient_kernel(
+    dy_ptr,
+    x_ptr,
+    posterior_ptr,
+    nu_ptr,
+    output_ptr,
+    statistics_ptr,
+    dlog_ptr,
+    dx_ptr,
+    sums_ptr,
+    log_sums_ptr,
+    log_mass_ptr,
+    runs,
+    row_runs,
+    base,
+    extra,
+    C: tl.constexpr,
+    SPAN: tl.constexpr,
+    K: tl.constexpr,
+    NU: tl.constexpr,
+    DLOG: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    OUTPUT_SUMS: tl.constexpr,
+    LOG_SUMS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    REPEATS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    VEC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ONE_ROW: tl.constexpr,
+):
+    """dx of one chunk of one block, tiles in reverse as in `_normalize_kernel`.
+
+    DLOG is "none", "computed" or "loaded" (from [G, K, M]). STATISTICS: m and q depend on x
+    (training). OUTPUT_SUMS adds ν dy and ν dy x' for the affine pairs (eval: nothing has to be
+    known before dx). LOG_SUMS adds dℓ, dℓ x', dℓ x'² for θ.
+    """
+    chunk = tl.program_id(1)
+    T: tl.constexpr = posterior_ptr.dtype.element_ty
+    THREADS: tl.constexpr = BLOCK_P // (REPEATS * VECTOR)
+    COMPUTED: tl.constexpr = NU == "joint" or NU == "channel"
+    JOINT: tl.constexpr = NU != "channel"
+    ODDS: tl.constexpr = COMPUTED or DLOG != "none"
+    WEIGHT_ROWS: tl.constexpr = BLOCK_C if NU == "channel" else 1
+    group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
+    in_row = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)
+    shift = row(posterior_ptr, 0, c, exists, C)
+    scale, offset, quadratic, linear, odds_quadratic, odds_linear = gradient_rows(
+        posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, STATISTICS, ODDS
+    )
+    constant = zeros(1, 1, T, K)
+    if STATISTICS and DLOG == "computed":
+        constant = rows(statistics_ptr, c, exists, C, 2, 3, K)
+        if JOINT:
+            totals = ()
+            for k in tl.static_range(K):
+                totals = totals + (tl.sum(constant[k], axis=0, keep_dims=True),)
+            constant = totals
+    if COMPUTED:
+        constants = odds_constants(posterior_ptr, c, exists, C, K, JOINT)
+    positions = position_count(runs, VEC, CHANNELS_LAST)
+    h1 = zeros(BLOCK_C, THREADS, T, K if OUTPUT_SUMS else 0)
+    h2 = zeros(BLOCK_C, THREADS, T, K if OUTPUT_SUMS else 0)
+    l0 = zeros(WEIGHT_ROWS, THREADS, T, K if LOG_SUMS else 0)
+    l1 = zeros(BLOCK_C, THREADS, T, K if LOG_SUMS else 0)
+    l2 = zeros(BLOCK_C, THREADS, T, K if LOG_SUMS else 0)
+    first, count = chunk_tiles(chunk, base, extra)
+    for back in range(count):
+        i, offsets, valid = tile_positions(
+            first + count - 1 - back, runs, row_runs, C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW
+        )
+        where = in_row[:, None] + offsets[None, :]
+        mask = exists[:, None] & valid[None, :]
+        x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T) - shift
+        dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
+        if NU == "one":
+            nu = (tl.full([1, 1], 1.0, T),)
+        elif NU == "loaded":
+            nu = load_weights(nu_ptr, group, i, valid, positions, K)
+        else:
+            nu = posterior(x, odds_quadratic, odds_linear, constants, K, JOINT)
+
+        dx = nu[0] * (scale[0] * dy)
+        for k in tl.static_range(1, K):
+            dx += nu[k] * (scale[k] * dy)
+        if STATISTICS:
+            for k in tl.static_range(K):
+                dx += nu[k] * (linear[k] + 2.0 * quadratic[k] * x)
+        if DLOG == "loaded":
+            dlog = load_weights(dlog_ptr, group, i, valid, positions, K)
+        elif DLOG == "computed":
+            dnu = ()
+            for k in tl.static_range(K):
+                terms = responsibility_gradient(
+                    dy, x, scale[k], offset[k], quadratic[k], linear[k], STATISTICS
+                )
+                if JOINT:
+                    terms = tl.sum(terms, axis=0, keep_dims=True)
+                dnu = dnu + (terms + constant[k],)
+            dlog = log_odds_gradient(nu, dnu, K)
+        if DLOG != "none":
+            for k in tl.static_range(K - 1):
+                # Σ_k dℓ_k = 0 turns the logits' slopes into those of the log-odds.
+                dx += dlog[k + 1] * (odds_linear[k] + 2.0 * odds_quadratic[k] * x)
+        tl.store(dx_ptr + where, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+        if OUTPUT_SUMS:
+            h1_next, h2_next = (), ()
+            for k in tl.static_range(K):
+                wdy = nu[k] * dy
+                h1_next = h1_next + (h1[k] + thread_sum(wdy, REPEATS, VECTOR),)
+                h2_next = h2_next + (h2[k] + thread_sum(wdy * x, REPEATS, VECTOR),)
+            h1, h2 = h1_next, h2_next
+        if LOG_SUMS:
+            l0_next, l1_next, l2_next = (), (), ()
+            for k in tl.static_range(K):
+                w = tl.where(valid[None, :], dlog[k], 0.0)
+                wx = w * x
+                l0_next = l0_next + (l0[k] + thread_sum(w, REPEATS, VECTOR),)
+                l1_next = l1_next + (l1[k] + thread_sum(wx, REPEATS, VECTOR),)
+                l2_next = l2_next + (l2[k] + thread_sum(wx * x, REPEATS, VECTOR),)
+            l0, l1, l2 = l0_next, l1_next, l2_next
+
+    at = tl.full([], 2 * K * C, tl.int64) * chunk + c
+    if OUTPUT_SUMS:
+        for k in tl.static_range(K):
+            tl.store(sums_ptr + at + 2 * k * C, tl.sum(h1[k], axis=1), mask=exists)
+            tl.store(sums_ptr + at + (2 * k + 1) * C, tl.sum(h2[k], axis=1), mask=exists)
+    if LOG_SUMS:
+        for k in tl.static_range(K):
+            tl.store(log_sums_ptr + at + 2 * k * C, tl.sum(l1[k], axis=1), mask=exists)
+            tl.store(log_sums_ptr + at + (2 * k + 1) * C, tl.sum(l2[k], axis=1), mask=exists)
+            if NU == "channel":
+                at_mass = log_mass_ptr + (chunk * C + c) * K + k
+                tl.store(at_mass, tl.sum(l0[k], axis=1), mask=exists)
+            else:
+                at_mass = log_mass_ptr + (chunk * (C // SPAN) + group) * K + k
+                tl.store(at_mass + tl.arange(0, 1), tl.sum(l0[k], axis=1))

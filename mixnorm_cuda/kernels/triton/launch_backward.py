@@ -1,0 +1,325 @@
+"""Gradients of the training forward and of eval."""
+
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.kernels.triton import launch
+from mixnorm_cuda.kernels.triton.config import NU_JOINT, NU_LOADED
+from mixnorm_cuda.kernels.triton.geometry import dense, like
+from mixnorm_cuda.kernels.triton.gradient_merge import (
+    _merge_output_sums_kernel,
+    _mixing_weight_gradient_kernel,
+    _mixture_gradient_kernel,
+)
+from mixnorm_cuda.kernels.triton.gradients import (
+    _input_gradient_kernel,
+    _log_odds_gradient_kernel,
+    _output_sums_kernel,
+)
+from mixnorm_cuda.kernels.triton.launch_forward import (
+    MERGE_BLOCK_C,
+    MERGE_BLOCK_J,
+    affine_arguments,
+    coefficients,
+    constant_coefficients,
+    responsibilities,
+)
+from mixnorm_cuda.kernels.triton.problem import Problem
+from mixnorm_cuda.types import BatchMoments, Gradients, Mixture
+
+NO_GRADIENT, COMPUTED, LOADED = "none", "computed", "loaded"
+"""Where the gradient of the log-odds comes from."""
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    nu: Tensor,
+    moments: BatchMoments,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+    mixture_grad: bool,
+) -> Gradients:
+    if x.numel() == 0:
+        dmixture = Mixture(*(torch.zeros_like(t) for t in mixture)) if mixture_grad else None
+        return _no_gradients(x, mixture, weight, bias)._replace(mixture=dmixture)
+    x = dense(x)
+    dy = like(dy, x)
+    problem = Problem.of(x, mixture, eps)
+    table = coefficients(problem, x, mixture, moments)
+    loaded = None
+    if problem.nu == NU_LOADED:
+        loaded = nu if problem.keeps_nu else responsibilities(problem, x, table)
+    grid = problem.blocked("output_sums", problem.nu)
+    sums = problem.empty(grid.chunks, 2 * problem.components, problem.channels)
+    launch.sweep(
+        _output_sums_kernel,
+        grid,
+        problem.geometry,
+        dy,
+        x,
+        table,
+        loaded,
+        sums,
+        span=problem.span(problem.nu),
+        sums=True,
+        K=problem.components,
+        NU=problem.nu,
+    )
+    output = problem.empty(2 * problem.components, problem.channels)
+    statistics = problem.empty(3 * problem.components, problem.channels)
+    scale_sums = torch.empty_like(mixture.mean) if mixture_grad and mixing_scale else None
+    dweight, dbias = _merge(
+        problem, sums, moments, mixture, weight, bias, table, output, statistics, scale_sums,
+        mixing_scale,
+    )  # fmt: skip
+    through = responsibility_grad and problem.components > 1
+    dx, _, log_mass, log_sums = _input_gradient(
+        problem, dy, x, table, loaded, output, statistics, through=through,
+        log_sums=through and mixture_grad,
+    )  # fmt: skip
+    dmixture = None
+    if mixture_grad:
+        dmixture = _mixture_gradient(
+            problem, mixture, table, log_mass, log_sums, scale_sums, mixing_scale
+        )
+    return Gradients(dx, dweight, dbias, mixture=dmixture)
+
+
+def evaluate_backward(
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> Gradients:
+    if x.numel() == 0:
+        return _no_gradients(x, mixture, weight, bias)
+    x = dense(x)
+    dy = like(dy, x)
+    problem = Problem.of(x, mixture, eps)
+    table, output = constant_coefficients(problem, x, mixture, weight, bias, mixing_scale)
+    dx, sums, _, _ = _input_gradient(
+        problem, dy, x, table, None, output, None,
+        through=responsibility_grad and problem.components > 1,
+    )  # fmt: skip
+    assert sums is not None
+    own = BatchMoments(mixture.mixing_weight, mixture.mean, mixture.var)
+    dweight, dbias = _merge(
+        problem, sums, own, mixture, weight, bias, table, None, None, None, mixing_scale
+    )
+    return Gradients(dx, dweight, dbias)
+
+
+def _input_gradient(
+    problem: Problem,
+    dy: Tensor,
+    x: Tensor,
+    table: Tensor,
+    nu: Tensor | None,
+    output: Tensor,
+    statistics: Tensor | None,
+    *,
+    through: bool,
+    log_sums: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """dx, and partial sums for the affine pairs (in eval) and for θ (on demand)."""
+    k, channels = problem.components, problem.channels
+    accumulated = 2 * k * ((statistics is None) + log_sums)
+    how, dlog, log_odds = problem.nu, COMPUTED if through else NO_GRADIENT, None
+    if how == NU_LOADED and (through or nu is None):
+        grid = problem.launch("input_gradient", NU_JOINT, sums=accumulated)
+        if grid is None:
+            nu = responsibilities(problem, x, table) if nu is None else nu
+            if through:
+                log_odds = _log_odds_gradient(problem, dy, x, table, nu, output, statistics)
+                dlog = LOADED
+        elif nu is None:
+            how = NU_JOINT
+    else:
+        grid = None
+    grid = grid or problem.blocked("input_gradient", how, sums=accumulated)
+    dx = torch.empty_like(x)
+    sums = None
+    if statistics is None:
+        sums = problem.empty(grid.chunks, 2 * k, channels)
+    dlog_mass = dlog_sums = None
+    if log_sums:
+        dlog_mass = problem.empty(grid.chunks, problem.groups, k)
+        dlog_sums = problem.empty(grid.chunks, 2 * k, channels)
+    launch.sweep(
+        _input_gradient_kernel,
+        grid,
+        problem.geometry,
+        dy,
+        x,
+        table,
+        nu,
+        output,
+        statistics,
+        log_odds,
+        dx,
+        sums,
+        dlog_sums,
+        dlog_mass,
+        span=problem.span(how),
+        sums=True,
+        K=k,
+        NU=how,
+        DLOG=dlog,
+        STATISTICS=statistics is not None,
+        OUTPUT_SUMS=statistics is None,
+        LOG_SUMS=log_sums,
+    )
+    return dx, sums, dlog_mass, dlog_sums
+
+
+def _log_odds_gradient(
+    problem: Problem,
+    dy: Tensor,
+    x: Tensor,
+    table: Tensor,
+    nu: Tensor,
+    output: Tensor,
+    statistics: Tensor | None,
+) -> Tensor:
+    """dℓ [G, K, M] of groups that fit no tile."""
+    found = problem.empty_nu()
+    launch.sweep(
+        _log_odds_gradient_kernel,
+        problem.per_group("log_odds_gradient"),
+        problem.geometry,
+        dy,
+        x,
+        table,
+        nu,
+        output,
+        statistics,
+        found,
+        span=problem.group_channels,
+        K=problem.components,
+        STATISTICS=statistics is not None,
+    )
+    return found
+
+
+def _merge(
+    problem: Problem,
+    sums: Tensor,
+    moments: BatchMoments,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    table: Tensor,
+    output: Tensor | None,
+    statistics: Tensor | None,
+    scale_sums: Tensor | None,
+    mixing_scale: bool,
+) -> tuple[Tensor, Tensor]:
+    """dγ and dβ; in training also the tables that dx is computed from."""
+    dweight, dbias = affine_gradient(weight, mixture), affine_gradient(bias, mixture)
+    launch.run(
+        _merge_output_sums_kernel,
+        (-(-problem.channels // MERGE_BLOCK_C),),
+        sums,
+        sums.shape[0],
+        *moments,
+        mixture.mixing_weight,
+        *affine_arguments(weight),
+        *affine_arguments(bias),
+        table,
+        output,
+        statistics,
+        scale_sums,
+        dweight,
+        dbias,
+        C=problem.channels,
+        D=problem.group_channels,
+        K=problem.components,
+        STATISTICS=statistics is not None,
+        SHARED_WEIGHT=dweight.dim() == 1,
+        SHARED_BIAS=dbias.dim() == 1,
+        EPS=problem.eps,
+        MIXING_SCALE=mixing_scale,
+        BLOCK_C=MERGE_BLOCK_C,
+        BLOCK_J=MERGE_BLOCK_J,
+        num_warps=4,
+    )
+    return dweight, dbias
+
+
+def _mixture_gradient(
+    problem: Problem,
+    mixture: Mixture,
+    table: Tensor,
+    log_mass: Tensor | None,
+    log_sums: Tensor | None,
+    scale_sums: Tensor | None,
+    mixing_scale: bool,
+) -> Mixture:
+    through = log_mass is not None and log_sums is not None
+    chunks = log_mass.shape[0] if log_mass is not None else 0
+    sizes = {"C": problem.channels, "D": problem.group_channels, "K": problem.components}
+    gradient = Mixture(*(torch.empty_like(t) for t in mixture))
+    if through:
+        launch.run(
+            _mixture_gradient_kernel,
+            (-(-problem.channels // MERGE_BLOCK_C),),
+            log_mass,
+            log_sums,
+            chunks,
+            mixture.mean,
+            mixture.var,
+            table,
+            gradient.mean,
+            gradient.var,
+            **sizes,
+            EPS=problem.eps,
+            BLOCK_C=MERGE_BLOCK_C,
+            BLOCK_J=MERGE_BLOCK_J,
+            num_warps=4,
+        )
+    else:
+        gradient = gradient._replace(
+            mean=torch.zeros_like(mixture.mean), var=torch.zeros_like(mixture.var)
+        )
+    launch.run(
+        _mixing_weight_gradient_kernel,
+        (problem.groups * problem.components,),
+        log_mass,
+        chunks,
+        scale_sums,
+        mixture.mixing_weight,
+        gradient.mixing_weight,
+        **sizes,
+        LOG_SUMS=through,
+        MIXING_SCALE=mixing_scale,
+        BLOCK_C=256,
+        BLOCK_J=64,
+        num_warps=4,
+    )
+    return gradient
+
+
+def affine_gradient(parameter: Tensor | None, mixture: Mixture) -> Tensor:
+    """Memory for a gradient in the shape of its parameter, [K, C] where there is none."""
+    return mixture.mean.new_empty(mixture.mean.shape if parameter is None else parameter.shape)
+
+
+def _no_gradients(
+    x: Tensor, mixture: Mixture, weight: Tensor | None, bias: Tensor | None
+) -> Gradients:
+    return Gradients(
+        torch.empty_like(x),
+        affine_gradient(weight, mixture).zero_(),
+        affine_gradient(bias, mixture).zero_(),
+    )
