@@ -61,7 +61,7 @@ def update_running_statistics(
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         # Not by an operator: the graph would hold its count, an integer, as a constant and be
         # compiled anew for every batch size.
-        first = _is_first_run(running.mean)
+        first: Tensor = _is_first_run(running.mean)
         weight = factor * first.to(running.mean.dtype)
         finite = dispatch.REFERENCE.update_running(running, moments, count, weight)
         return first.logical_and(finite)
