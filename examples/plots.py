@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
-from examples.activations import Activations, gaussian_log_density
 from examples.report import Comparison
+from mixnorm_cuda.introspection import Activations, draw_after, draw_before
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
@@ -29,8 +29,6 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _NORM_COLORS = ("#5f6b7a", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c")
-_COMPONENT_COLORS = ("#00798c", "#edae49", "#d1495b", "#6a4c93", "#2e933c", "#8d6e63")
-_BINS = 90
 
 
 def save_accuracy_curves(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
@@ -109,69 +107,9 @@ def save_activations(
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(2, columns, figsize=(4.6 * columns, 5.6), squeeze=False)
         for column, (name, recorded) in enumerate(recordings.items()):
-            shares = recorded.responsibilities(channel)
-            above, below = axes[:, column]
-            _stacked_histogram(above, recorded.before[:, channel], shares)
-            _fitted_mixture(above, recorded, channel)
-            above.set_title(f"{name}: before normalization")
-            above.set_xlabel(f"activation of channel {channel}")
-            _stacked_histogram(below, recorded.after[:, channel], shares)
-            _matched_gaussian(below, recorded.after[:, channel])
-            below.set_title(f"{name}: after normalization")
-            below.set_xlabel("normalized activation, before scale and shift")
-        for axis in axes.flat:
-            axis.legend(loc="upper right", fontsize=8)
-            axis.set_yticks([])
-            axis.spines["left"].set_visible(False)
+            draw_before(axes[0, column], recorded, channel, name)
+            draw_after(axes[1, column], recorded, channel, name)
         figure.suptitle(title, fontsize=10)
         figure.tight_layout()
         figure.savefig(path)
         plt.close(figure)
-
-
-def _stacked_histogram(axis: Axes, values: Tensor, shares: Tensor) -> None:
-    low, high = (torch.quantile(values, q).item() for q in (0.001, 0.999))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    components = shares.shape[1]
-    inside = (values >= low) & (values <= high)
-    kept = values[inside].numpy()
-    # Weights make the whole histogram's area one, so that densities can be drawn over it.
-    width = (high - low) / _BINS
-    weights = shares[inside] / (len(values) * width)
-    axis.hist(
-        [kept] * components,
-        bins=_BINS,
-        range=(low, high),
-        weights=[column.numpy() for column in weights.unbind(dim=1)],
-        stacked=True,
-        color=_component_colors(components),
-        alpha=0.45,
-    )
-    axis.set_xlim(low, high)
-
-
-def _component_colors(components: int) -> list[str]:
-    if components == 1:
-        return [_NORM_COLORS[0]]
-    return list(itertools.islice(itertools.cycle(_COMPONENT_COLORS), components))
-
-
-def _fitted_mixture(axis: Axes, recorded: Activations, channel: int) -> None:
-    values = torch.linspace(*axis.get_xlim(), 400)
-    densities = recorded.log_densities(channel, values).exp()
-    top = axis.get_ylim()[1]
-    if recorded.num_components > 1:
-        colors = _component_colors(recorded.num_components)
-        for number, (part, color) in enumerate(zip(densities.T, colors, strict=True), start=1):
-            axis.plot(values, part, color=color, linewidth=1.2, label=f"component {number}")
-    label = "fitted mixture" if recorded.num_components > 1 else "fitted Gaussian"
-    axis.plot(values, densities.sum(dim=1), color="black", linewidth=1.4, label=label)
-    axis.set_ylim(0.0, 1.1 * min(max(top, densities.sum(dim=1).max().item()), 2.0 * top))
-
-
-def _matched_gaussian(axis: Axes, values: Tensor) -> None:
-    grid = torch.linspace(*axis.get_xlim(), 400)
-    density = gaussian_log_density(grid, values.mean(), values.var()).exp()
-    label = f"Gaussian of the same\nmean and deviation ({values.std():.2f})"
-    axis.plot(grid, density, color="black", linewidth=1.0, linestyle="--", label=label)

@@ -5,6 +5,7 @@ from mixnorm_cuda._version import __version__
 from mixnorm_cuda.dispatch import BackendUnavailableError
 from mixnorm_cuda.gaussian_mixture import GaussianMixture
 from mixnorm_cuda.installation import build_info
+from mixnorm_cuda.introspection import MixtureMonitor, plot_mixture
 from mixnorm_cuda.modules import (
     LazyMixtureNorm1d,
     LazyMixtureNorm2d,
@@ -25,6 +26,7 @@ __all__ = [
     "LazyMixtureNorm1d",
     "LazyMixtureNorm2d",
     "LazyMixtureNorm3d",
+    "MixtureMonitor",
     "MixtureNorm1d",
     "MixtureNorm2d",
     "MixtureNorm3d",
@@ -34,6 +36,7 @@ __all__ = [
     "convert_mixture_norm",
     "convert_sync_mixture_norm",
     "functional",
+    "plot_mixture",
     "revert_mixture_norm",
     "update_statistics",
 ]

@@ -197,7 +197,7 @@ def check_name(backend: str, source: str = "backend") -> None:
 def select(
     backend: str, x: Tensor, num_components: int, groups: int, responsibilities_given: bool = False
 ) -> Backend:
-    """The backend that serves ``x``.
+    """The backend that serves ``x``; under torch.export always the reference.
 
     Raises:
         ValueError: ``backend`` is not a known name.
@@ -208,6 +208,8 @@ def select(
         backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
+    if torch.compiler.is_exporting():
+        return REFERENCE  # an exported graph must run where our operators are not
     if backend == "auto":
         preferred = _PREFERENCE.get(x.device.type, ())
         for name in preferred:

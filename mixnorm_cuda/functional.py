@@ -9,7 +9,12 @@ from torch import Tensor
 
 from mixnorm_cuda import checks, dispatch
 from mixnorm_cuda.autograd import normalize, normalize_batch
-from mixnorm_cuda.estimation import initial_mixture, starting_mixture, update_running_statistics
+from mixnorm_cuda.estimation import (
+    initial_mixture,
+    recomputation,
+    starting_mixture,
+    update_running_statistics,
+)
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 __all__ = ["BatchMoments", "mixture_norm", "mixture_normalize"]
@@ -193,15 +198,24 @@ def mixture_norm(
     components = running_mean.shape[0]
     checks.check_affine("weight", weight, x, components)
     checks.check_affine("bias", bias, x, components)
+    mixture, repeated, step = running, False, None
     if training:
         checks.check_enough_values(x)
         _check_em_of_learned(running, em_iters)
+        mixture, repeated = starting_mixture(running), recomputation.is_repetition()
+        known = recomputation.recall(running_mean, x) if repeated else None
+        if known is not None:
+            mixture = known.mixture
+        elif recomputation.may_be_repeated():
+            step = recomputation.step_of(x, mixture, em_iters, None)
     y, moments = normalize_checked(
-        x, starting_mixture(running) if training else running, weight, bias,
+        x, mixture, weight, bias,
         training=training, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale,
         responsibility_grad=responsibility_grad, backend=backend,
     )  # fmt: skip
-    if moments is not None and x.numel() > 0:
+    if step is not None:
+        recomputation.remember(running_mean, step, y)
+    if moments is not None and x.numel() > 0 and not repeated:
         update_running_statistics(running, moments, x.numel() // x.shape[1], momentum, backend)
     return y
 

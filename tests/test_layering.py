@@ -17,6 +17,7 @@ PYTHON_LAYERS = (
     {"autograd", "estimation"},
     {"functional"},
     {"modules", "gaussian_mixture"},
+    {"introspection"},
     {"installation"},
     {"info"},
     {"__init__"},

@@ -99,6 +99,11 @@ SIGNATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "GaussianMixture.sample": ({"self": REQUIRED, "n_samples": 1}, {}),
     "convert_sync_mixture_norm": ({"module": REQUIRED, "process_group": None}, {}),
     "update_statistics": ({"loader": REQUIRED, "module": REQUIRED, "device": None}, {}),
+    "plot_mixture": ({"layer": REQUIRED, "x": REQUIRED, "channel": None}, {}),
+    "MixtureMonitor": (
+        {"model": REQUIRED},
+        {"every": 100, "tolerance": 1e-2, "on_collapse": None},
+    ),
     "build_info": ({}, {}),
 }
 
@@ -150,9 +155,10 @@ def test_arguments_follow_batch_norm(dims: int) -> None:
 def test_names() -> None:
     expected = {
         "BackendUnavailableError", "GaussianMixture", "LazyMixtureNorm1d", "LazyMixtureNorm2d",
-        "LazyMixtureNorm3d", "MixtureNorm1d", "MixtureNorm2d", "MixtureNorm3d", "SyncMixtureNorm",
-        "__version__", "build_info", "convert_mixture_norm", "convert_sync_mixture_norm",
-        "functional", "revert_mixture_norm", "update_statistics",
+        "LazyMixtureNorm3d", "MixtureMonitor", "MixtureNorm1d", "MixtureNorm2d", "MixtureNorm3d",
+        "SyncMixtureNorm", "__version__", "build_info", "convert_mixture_norm",
+        "convert_sync_mixture_norm", "functional", "plot_mixture", "revert_mixture_norm",
+        "update_statistics",
     }  # fmt: skip
     assert set(mx.__all__) == expected
     assert all(hasattr(mx, name) for name in expected)

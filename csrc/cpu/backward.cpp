@@ -24,7 +24,8 @@ class Backward {
         shift_(mixture_shift(plan_, a.moments.mass, a.moments.mean)),
         mixture_(centred<T>(plan_, a.mixture, shift_)),
         moments_(centred<T>(plan_, {a.moments.mass, a.moments.mean, a.moments.var}, shift_)),
-        posterior_(plan_, shift_, mixture_, a.eps),
+        posterior_(stored_ ? Posterior<T>(plan_, shift_)
+                           : Posterior<T>(plan_, shift_, mixture_, a.eps)),
         normalizer_{shift_,   mixture_, moments_.mean, moments_.var,
                     a.affine, a.eps,    a.mixing_scale} {}
 
@@ -53,7 +54,8 @@ class Backward {
       TileWeights<T> nu;
     };
     for_tiles(
-        plan_, executor_, [&] { return State{{plan_, dy_}, {plan_, x_}, TileWeights<T>(plan_)}; },
+        plan_, executor_, Order::kUp, &sums,
+        [&] { return State{{plan_, dy_}, {plan_, x_}, TileWeights<T>(plan_)}; },
         [&](State& state, int64_t chunk, int64_t index) {
           const TileRef ref = plan_.tile(index);
           const Tile<const T> dy = state.dy.read(ref), x = state.x.read(ref);
@@ -62,7 +64,8 @@ class Backward {
             const Tile<const T> xg = group_of(plan_, x, g);
             kernels_.accumulate(shape, group_of(plan_, dy, g), xg, posterior_.coefficients.group(g),
                                 responsibilities(shape, xg, ref, g, state.nu.get()),
-                                int(plan_.components), sums.group(chunk, g), state.x.ahead(index));
+                                int(plan_.components), sums.group(chunk, g),
+                                state.x.ahead(index, Order::kUp));
           }
         });
     sums.merge(executor_);
@@ -83,7 +86,7 @@ class Backward {
       TileWeights<T> nu, dlogit;
     };
     for_tiles(
-        plan_, executor_,
+        plan_, executor_, Order::kDown, a_.dmixture.mean != nullptr ? &sums : nullptr,
         [&] {
           return State{{plan_, dy_},
                        {plan_, x_},
@@ -111,8 +114,9 @@ class Backward {
               kernels_.accumulate(shape, {}, xg, posterior_.coefficients.group(g), constant(dlogit),
                                   components, sums.group(chunk, g), 0);
             }
-            kernels_.input_gradient(shape, dyg, xg, tables.input.group(g), nu, constant(dlogit),
-                                    group_of(plan_, dx, g), components, state.x.ahead(index));
+            kernels_.input_gradient[state.dx.stores()](
+                shape, dyg, xg, tables.input.group(g), nu, constant(dlogit), group_of(plan_, dx, g),
+                components, state.x.ahead(index, Order::kDown));
           }
           state.dx.finish(ref);
         });

@@ -36,7 +36,7 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
     TileWeights<T> nu, dlogit;
   };
   for_tiles(
-      plan, executor,
+      plan, executor, Order::kUp, &sums,
       [&] {
         return State{{plan, dy},
                      {plan, x},
@@ -63,9 +63,9 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
           }
           kernels.accumulate(shape, dyg, xg, posterior.coefficients.group(g), constant(nu),
                              components, sums.group(chunk, g), 0);
-          kernels.input_gradient(shape, dyg, xg, tables.input.group(g), constant(nu),
-                                 constant(dlogit), group_of(plan, dx_tile, g), components,
-                                 state.x.ahead(index));
+          kernels.input_gradient[state.dx.stores()](
+              shape, dyg, xg, tables.input.group(g), constant(nu), constant(dlogit),
+              group_of(plan, dx_tile, g), components, state.x.ahead(index, Order::kUp));
         }
         state.dx.finish(ref);
       });

@@ -22,12 +22,12 @@ OutputSums output_sums(const Plan& plan, const ChunkSums& sums, const std::vecto
 template <class T>
 void store_affine_gradients(const Plan& plan, const Normalizer<T>& n, const OutputSums& sums,
                             T* dweight, T* dbias) {
+  const std::vector<double> mixing = mixing_scales(n.mixture.mixing_weight, n.mixing_scale);
   for (int64_t k = 0; k < plan.components; ++k) {
     for (int64_t c = 0; c < plan.channels; ++c) {
       const int64_t kc = k * plan.channels + c;
-      const double weight = n.mixture.mixing_weight[c / plan.group_channels * plan.components + k];
       const double scale = device::inverse_deviation(n.var[kc], n.eps) *
-                           device::mixing_scale(weight, n.mixing_scale);
+                           mixing[c / plan.group_channels * plan.components + k];
       dweight[kc] = T(scale * sums.h2[kc]);
       dbias[kc] = T(sums.h1[kc]);
     }
@@ -41,6 +41,7 @@ GradientTables<T>::GradientTables(const Plan& plan, const Normalizer<T>& n, cons
       constants(plan.groups * plan.components),
       input(plan, input_coefficients(int(plan.components))) {
   const int64_t components = plan.components;
+  const std::vector<double> mixing = mixing_scales(n.mixture.mixing_weight, n.mixing_scale);
   std::vector<double> constant(components);
   for (int64_t g = 0; g < plan.groups; ++g) {
     std::fill(constant.begin(), constant.end(), 0.0);
@@ -50,11 +51,10 @@ GradientTables<T>::GradientTables(const Plan& plan, const Normalizer<T>& n, cons
       double origin_precision = 0, origin_pull = 0;
       for (int64_t k = 0; k < components; ++k) {
         const int64_t kc = k * plan.channels + c, gk = g * components + k;
-        const auto gradient = device::moment_gradient(
-            mass ? mass[gk] : 1.0, n.mean[kc], n.var[kc], weight_at(n.affine, k, c),
-            bias_at(n.affine, k, c),
-            device::mixing_scale(n.mixture.mixing_weight[gk], n.mixing_scale), n.eps,
-            sums ? sums->h1[kc] : 0.0, sums ? sums->h2[kc] : 0.0);
+        const auto gradient =
+            device::moment_gradient(mass ? mass[gk] : 1.0, n.mean[kc], n.var[kc],
+                                    weight_at(n.affine, k, c), bias_at(n.affine, k, c), mixing[gk],
+                                    n.eps, sums ? sums->h1[kc] : 0.0, sums ? sums->h2[kc] : 0.0);
         const double precision = 1 / (n.mixture.var[kc] + n.eps);
         const double pull = n.mixture.mean[kc] * precision;
         input.at(c, 3 * k + 1) = T(gradient.scale);

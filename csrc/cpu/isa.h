@@ -24,8 +24,14 @@ void add_mass(Weights<const T> w, int64_t positions, int components, double* mas
 
 template <class T, class Kernels>
 constexpr TileKernels<T> table() {
-  return {&Kernels::responsibilities, &Kernels::accumulate,         &add_mass<T>,
-          &Kernels::normalize,        &Kernels::posterior_gradient, &Kernels::input_gradient};
+  return {
+      &Kernels::responsibilities,
+      &Kernels::accumulate,
+      &add_mass<T>,
+      {&Kernels::template normalize<CachedStores>, &Kernels::template normalize<StreamedStores>},
+      &Kernels::posterior_gradient,
+      {&Kernels::template input_gradient<CachedStores>,
+       &Kernels::template input_gradient<StreamedStores>}};
 }
 
 // Components up to here have kernels of their own; index 0 is the kernel that takes any number.

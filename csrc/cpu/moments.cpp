@@ -14,7 +14,7 @@ void accumulate_moments(const Plan& plan, Executor executor, const Input& x,
     TileWeights<T> nu;
   };
   for_tiles(
-      plan, executor, [&] { return State{{plan, x}, TileWeights<T>(plan)}; },
+      plan, executor, Order::kUp, &sums, [&] { return State{{plan, x}, TileWeights<T>(plan)}; },
       [&](State& state, int64_t chunk, int64_t index) {
         const TileRef ref = plan.tile(index);
         const Tile<const T> tile = state.x.read(ref);
@@ -29,7 +29,7 @@ void accumulate_moments(const Plan& plan, Executor executor, const Input& x,
             kernels.add_mass(constant(nu), shape.positions(), components, sums.mass(chunk, g));
           }
           kernels.accumulate(shape, {}, xg, coefficients, constant(nu), components,
-                             sums.group(chunk, g), state.x.ahead(index));
+                             sums.group(chunk, g), state.x.ahead(index, Order::kUp));
         }
       });
   sums.merge(executor);

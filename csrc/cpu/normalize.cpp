@@ -10,8 +10,9 @@ Normalization<T>::Normalization(const Plan& plan, const std::vector<T>& shift,
                                 const std::vector<double>& mixing_weight, const Affine<T>& affine,
                                 double eps, bool mixing_scale)
     : coefficients(plan, normalize_coefficients(int(plan.components))) {
+  const std::vector<double> mixing = mixing_scales(mixing_weight, mixing_scale);
   for (int64_t c = 0; c < plan.channels; ++c) {
-    const double* weights = &mixing_weight[c / plan.group_channels * plan.components];
+    const double* scales = &mixing[c / plan.group_channels * plan.components];
     // A single component's own mean leaves nothing to subtract afterwards.
     const T origin = plan.components == 1 ? T(double(shift[c]) + mean[c]) : shift[c];
     coefficients.at(c, 0) = origin;
@@ -19,8 +20,7 @@ Normalization<T>::Normalization(const Plan& plan, const std::vector<T>& shift,
       const int64_t kc = k * plan.channels + c;
       coefficients.at(c, 3 * k + 1) = T(mean[kc] + (double(shift[c]) - double(origin)));
       coefficients.at(c, 3 * k + 2) =
-          T(weight_at(affine, k, c) * device::inverse_deviation(var[kc], eps) *
-            device::mixing_scale(weights[k], mixing_scale));
+          T(weight_at(affine, k, c) * device::inverse_deviation(var[kc], eps) * scales[k]);
       coefficients.at(c, 3 * k + 3) = T(bias_at(affine, k, c));
     }
   }
@@ -37,7 +37,8 @@ void normalize(const Plan& plan, Executor executor, const Input& x, const Poster
     TileWeights<T> nu;
   };
   for_tiles(
-      plan, executor, [&] { return State{{plan, x}, {plan, y, x.scalar}, TileWeights<T>(plan)}; },
+      plan, executor, Order::kDown, nullptr,
+      [&] { return State{{plan, x}, {plan, y, x.scalar}, TileWeights<T>(plan)}; },
       [&](State& state, int64_t, int64_t index) {
         const TileRef ref = plan.tile(index);
         const Tile<const T> x_tile = state.x.read(ref);
@@ -52,8 +53,9 @@ void normalize(const Plan& plan, Executor executor, const Input& x, const Poster
             kernels.responsibilities(shape, xg, posterior->coefficients.group(g),
                                      posterior->constant(g), state.nu.get(), components, 0);
           }
-          kernels.normalize(shape, xg, normalization.coefficients.group(g), nu,
-                            group_of(plan, y_tile, g), components, state.x.ahead(index));
+          kernels.normalize[state.y.stores()](shape, xg, normalization.coefficients.group(g), nu,
+                                              group_of(plan, y_tile, g), components,
+                                              state.x.ahead(index, Order::kDown));
         }
         state.y.finish(ref);
       });

@@ -12,8 +12,10 @@ constexpr int64_t kChannelTileBytes = 48 * 1024;
 constexpr int64_t kMaxTilePositions = 1024;
 constexpr int64_t kMinTilePositions = 32;
 
+// A chunk's sums are 4 K / positions times the size of its x: enough positions keep them small.
 constexpr int64_t kMinChunkElements = 32 * 1024;
-constexpr int64_t kMaxChunks = 256;
+constexpr int64_t kMinChunkPositions = 32;  // per component
+constexpr int64_t kMaxChunks = 64;
 
 // Below this many contiguous elements most lanes of a vector are empty, and collecting pays.
 constexpr int64_t kMinRun = 8;
@@ -58,9 +60,11 @@ Plan::Plan(const Input& x, int64_t groups_, int64_t components_,
   const int64_t element = x.scalar == Scalar::kDouble ? 8 : 4;
   const int64_t resident =
       lanes == Lanes::kPositions && staging == Staging::kNone ? group_channels : channels;
-  const int64_t chunk_positions =
-      std::max({ceil_div(kMinChunkElements, channels), ceil_div(positions, kMaxChunks),
-                int64_t{32} * components});
+  const int64_t least =
+      std::max(ceil_div(kMinChunkElements, channels), kMinChunkPositions * components);
+  chunks = std::clamp<int64_t>(positions / least, 1, kMaxChunks);
+  chunks -= chunks > 4 ? chunks % 4 : chunks == 3;  // equal shares for the usual numbers of threads
+  const int64_t chunk_positions = ceil_div(positions, chunks);
   const int64_t bytes = lanes == Lanes::kChannels ? kChannelTileBytes : kPositionTileBytes;
   const int64_t target = std::clamp(std::min(bytes / (element * resident), chunk_positions),
                                     kMinTilePositions, kMaxTilePositions);
@@ -75,8 +79,7 @@ Plan::Plan(const Input& x, int64_t groups_, int64_t components_,
   }
   tiles = ceil_div(batch_, samples_per_tile_) * tiles_per_sample_;
   max_tile_positions = samples_per_tile_ * std::min(tile_length_, length_);
-  chunks =
-      std::clamp<int64_t>(ceil_div(positions, chunk_positions), 1, std::min(tiles, kMaxChunks));
+  chunks = std::min(tiles, chunks);
 }
 
 TileRef Plan::tile(int64_t index) const {

@@ -23,6 +23,10 @@ struct TileRef {
   int64_t positions() const { return segments * length; }
 };
 
+// The direction in which a thread walks its tiles. A second sweep goes down: it starts with what
+// the first one left in the caches.
+enum class Order { kUp, kDown };
+
 class Plan {
  public:
   // How tiles become rows of the accumulation type.

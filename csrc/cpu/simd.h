@@ -128,6 +128,26 @@ MIXNORM_INLINE void store(T* p, Vec<T> v, Full) {
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
+// Past the caches, without fetching the line first; p is aligned to the vector.
+#if MIXNORM_VECTOR_BYTES == 64
+MIXNORM_INLINE void stream(float* p, Vec<float> v) { _mm512_stream_ps(p, (__m512)v); }
+MIXNORM_INLINE void stream(double* p, Vec<double> v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif MIXNORM_VECTOR_BYTES == 32
+MIXNORM_INLINE void stream(float* p, Vec<float> v) { _mm256_stream_ps(p, (__m256)v); }
+MIXNORM_INLINE void stream(double* p, Vec<double> v) { _mm256_stream_pd(p, (__m256d)v); }
+#else
+template <class T>
+MIXNORM_INLINE void stream(T* p, Vec<T> v) {
+  store(p, v, Full{});
+}
+#endif
+// Orders streamed stores before whatever tells another thread that they are done.
+MIXNORM_INLINE void finish_streams() {
+#if MIXNORM_VECTOR_BYTES > 16
+  _mm_sfence();
+#endif
+}
+
 #if MIXNORM_VECTOR_BYTES == 64
 MIXNORM_INLINE Vec<float> load(const float* p, Partial part) {
   return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << part.lanes) - 1), p);
@@ -210,6 +230,32 @@ MIXNORM_INLINE void prefetch_for_write(const T* p, int64_t ahead) {
   __builtin_prefetch(
       reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(p) + ahead * sizeof(T)), 1, 2);
 }
+
+// How a kernel writes its output, see Stores in tile.h.
+struct CachedStores {
+  template <class T>
+  static MIXNORM_INLINE void prepare(const T* p, int64_t ahead) {
+    prefetch_for_write(p, ahead);
+  }
+  template <class T, class Part>
+  static MIXNORM_INLINE void write(T* p, Vec<T> v, Part part) {
+    store(p, v, part);
+  }
+  static MIXNORM_INLINE void finish() {}
+};
+struct StreamedStores {
+  template <class T>
+  static MIXNORM_INLINE void prepare(const T*, int64_t) {}
+  template <class T>
+  static MIXNORM_INLINE void write(T* p, Vec<T> v, Full) {
+    stream(p, v);
+  }
+  template <class T>
+  static MIXNORM_INLINE void write(T* p, Vec<T> v, Partial part) {
+    store(p, v, part);
+  }
+  static MIXNORM_INLINE void finish() { finish_streams(); }
+};
 
 template <class T>
 struct ExpConstants;

@@ -7,6 +7,7 @@
 #include "cpu/scalar.h"
 #include "device/mixture.h"
 #include "device/moments.h"
+#include "device/normalize.h"
 
 namespace mixnorm::cpu {
 
@@ -18,7 +19,11 @@ ChunkSums::ChunkSums(const Plan& plan)
       masses_(plan.groups * plan.components),
       size_(masses_ + 2 * plan.components * plan.channels + kSumsPadding),
       chunks_(plan.chunks),
-      data_(std::max<int64_t>(1, plan.chunks) * size_) {}
+      data_(new double[std::max<int64_t>(1, plan.chunks) * size_]) {
+  if (chunks_ == 0) clear(0);  // no positions: nobody else does
+}
+
+void ChunkSums::clear(int64_t chunk) { std::fill_n(&data_[chunk * size_], size_, 0.0); }
 
 Sums ChunkSums::group(int64_t chunk, int64_t g) {
   double* data = &data_[chunk * size_ + index(0, g * group_channels_)];
@@ -27,7 +32,7 @@ Sums ChunkSums::group(int64_t chunk, int64_t g) {
 
 void ChunkSums::merge(Executor executor) {
   // Up to this many additions, waking threads takes longer than adding.
-  constexpr int64_t kAdditionsPerTask = 1 << 18;
+  constexpr int64_t kAdditionsPerTask = 1 << 15;
   const int64_t tasks = 1 + chunks_ * size_ / kAdditionsPerTask;
   parallel_for(executor, tasks, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
@@ -94,11 +99,18 @@ void store_moments(const Plan& plan, const CentredMoments& moments, const std::v
 }
 
 template <class T>
-Posterior<T>::Posterior(const Plan& plan, const std::vector<T>& shift,
-                        const CentredMixture& mixture, double eps)
+Posterior<T>::Posterior(const Plan& plan, const std::vector<T>& shift)
     : coefficients(plan, logit_coefficients(plan.components)),
       constants(plan.groups * plan.components),
       components(plan.components) {
+  for (int64_t c = 0; c < plan.channels; ++c) coefficients.at(c, 0) = shift[c];
+}
+
+template <class T>
+Posterior<T>::Posterior(const Plan& plan, const std::vector<T>& shift,
+                        const CentredMixture& mixture, double eps)
+    : Posterior(plan, shift) {
+  if (components == 1) return;
   std::vector<double> constant(components);
   for (int64_t g = 0; g < plan.groups; ++g) {
     for (int64_t k = 0; k < components; ++k) {
@@ -106,8 +118,6 @@ Posterior<T>::Posterior(const Plan& plan, const std::vector<T>& shift,
       constant[k] = std::log(double(device::clamped_mixing_weight(weight)));
     }
     for (int64_t c = g * plan.group_channels; c < (g + 1) * plan.group_channels; ++c) {
-      coefficients.at(c, 0) = shift[c];
-      if (components == 1) continue;
       const auto origin = device::logit(mixture.mean[c], mixture.var[c], eps);
       constant[0] += origin.constant;
       for (int64_t k = 1; k < components; ++k) {
@@ -121,6 +131,13 @@ Posterior<T>::Posterior(const Plan& plan, const std::vector<T>& shift,
     for (int64_t k = 0; k < components; ++k)
       constants[g * components + k] = T(constant[k] - constant[0]);
   }
+}
+
+std::vector<double> mixing_scales(const std::vector<double>& mixing_weight, bool enabled) {
+  std::vector<double> scales(mixing_weight.size());
+  std::transform(mixing_weight.begin(), mixing_weight.end(), scales.begin(),
+                 [&](double weight) { return device::mixing_scale(weight, enabled); });
+  return scales;
 }
 
 template <class T>

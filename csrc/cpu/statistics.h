@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cpu/executor.h"
@@ -38,7 +39,10 @@ class CoefficientTable {
 // adds them up in the chunks' order, whatever thread had which chunk.
 class ChunkSums {
  public:
+  // Uninitialised: clear() every chunk before it is added to.
   explicit ChunkSums(const Plan& plan);
+
+  void clear(int64_t chunk);
 
   Sums group(int64_t chunk, int64_t g);
   double* mass(int64_t chunk, int64_t g) { return &data_[chunk * size_ + g * components_]; }
@@ -56,7 +60,7 @@ class ChunkSums {
 
   bool rows_of_channels_;
   int64_t components_, channels_, group_channels_, masses_, size_, chunks_;
-  std::vector<double> data_;
+  std::unique_ptr<double[]> data_;
 };
 
 // A mixture whose means are relative to a shift per channel.
@@ -97,6 +101,8 @@ struct Posterior {
 
   Posterior(const Plan& plan, const std::vector<T>& shift, const CentredMixture& mixture,
             double eps);
+  // For kernels that only read the shift.
+  Posterior(const Plan& plan, const std::vector<T>& shift);
 
   const T* constant(int64_t g) const { return constants.data() + g * components; }
 };
@@ -111,6 +117,9 @@ std::vector<T> sample_shift(const Input& x);
 // output.
 template <class T>
 std::vector<T> mixture_shift(const Plan& plan, const T* mixing_weight, const T* mean);
+
+// 1 / sqrt(mixing weight) with its floor, or 1, for each group and component.
+std::vector<double> mixing_scales(const std::vector<double>& mixing_weight, bool enabled);
 
 // One parameter of component k and channel c, or what a missing one stands for.
 template <class T>

@@ -21,13 +21,19 @@ const TileKernels<T>& kernels_for(const Plan& plan) {
 }
 
 // body(thread's state, chunk, tile index) over all tiles; make_state() once per range of chunks.
+// `sums`, if any, are cleared chunk by chunk on the thread that will add to them.
 template <class MakeState, class Body>
-void for_tiles(const Plan& plan, Executor executor, MakeState&& make_state, Body&& body) {
+void for_tiles(const Plan& plan, Executor executor, Order order, ChunkSums* sums,
+               MakeState&& make_state, Body&& body) {
   parallel_for(executor, plan.chunks, [&](int64_t begin, int64_t end) {
     auto state = make_state();
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t last = plan.first_tile(chunk + 1);
-      for (int64_t tile = plan.first_tile(chunk); tile < last; ++tile) body(state, chunk, tile);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t chunk = order == Order::kUp ? i : end - 1 - (i - begin);
+      const int64_t first = plan.first_tile(chunk), last = plan.first_tile(chunk + 1);
+      if (sums != nullptr) sums->clear(chunk);
+      for (int64_t t = first; t < last; ++t) {
+        body(state, chunk, order == Order::kUp ? t : last - 1 - (t - first));
+      }
     }
   });
 }

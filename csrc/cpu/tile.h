@@ -56,6 +56,11 @@ constexpr int normalize_coefficients(int k) { return 3 * k + 1; }
 constexpr int posterior_coefficients(int k) { return 4 * k - 3; }
 constexpr int input_coefficients(int k) { return 5 * k - 1; }
 
+// How a kernel writes its output. Streamed stores do not fetch the line that they overwrite, nor
+// leave it in the caches; rows and segments must then be aligned to kStreamAlignment bytes.
+enum Stores { kCached, kStreamed };
+constexpr int kStreamAlignment = 64;
+
 // `ahead` is the distance in elements to the tile that comes next, which a kernel prefetches as it
 // goes (0: nothing to prefetch). x' = x - shift throughout; coefficient 0 is always the shift.
 // Quantities that enter a softmax or its gradient are differences to component 0.
@@ -75,9 +80,9 @@ struct TileKernels {
   void (*add_mass)(Weights<const T> w, int64_t positions, int components, double* mass);
 
   // y = sum_k nu_k [ scale_k (x' - mean_k) + bias_k ]. Coefficients: shift, (mean, scale, bias) for
-  // every k.
-  void (*normalize)(TileShape, Tile<const T> x, Coefficients<T>, Weights<const T> nu, Tile<T> y,
-                    int components, int64_t ahead);
+  // every k. One kernel for each of Stores.
+  void (*normalize[2])(TileShape, Tile<const T> x, Coefficients<T>, Weights<const T> nu, Tile<T> y,
+                       int components, int64_t ahead);
 
   // dnu_k = constant_k + sum_c [ dy (scale x' + offset) + x' (quadratic x' + linear) ];
   // dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j).
@@ -88,10 +93,10 @@ struct TileKernels {
 
   // dx = sum_k nu_k [ scale_k dy + linear_k + curvature_k x' ] + sum_k dlogit_k [ pull_k -
   // precision_k x' ]. Coefficients: shift, (scale, linear, curvature) for every k, (pull,
-  // precision) for k >= 1.
-  void (*input_gradient)(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
-                         Weights<const T> nu, Weights<const T> dlogit, Tile<T> dx, int components,
-                         int64_t ahead);
+  // precision) for k >= 1. One kernel for each of Stores.
+  void (*input_gradient[2])(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
+                            Weights<const T> nu, Weights<const T> dlogit, Tile<T> dx,
+                            int components, int64_t ahead);
 };
 
 // Copies between a tensor's own type and layout and a tile buffer of the accumulation type.

@@ -123,6 +123,7 @@ struct ChannelLanes {
     }
   }
 
+  template <class Store>
   static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
                         Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
@@ -144,7 +145,7 @@ struct ChannelLanes {
             repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
               const T* row = x.data + (t + i) * x.row + c;
               prefetch(row, ahead);
-              prefetch_for_write(y.data + (t + i) * y.row + c, ahead);
+              Store::prepare(y.data + (t + i) * y.row + c, ahead);
               v[i] = load(row, part) - shift;
             });
             components.each([&](int k) MIXNORM_INLINE_LAMBDA {
@@ -161,10 +162,11 @@ struct ChannelLanes {
               });
             });
             repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-              store(y.data + (t + i) * y.row + c, sum[i], part);
+              Store::write(y.data + (t + i) * y.row + c, sum[i], part);
             });
           });
         });
+    Store::finish();
   }
 
   static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
@@ -216,6 +218,7 @@ struct ChannelLanes {
     });
   }
 
+  template <class Store>
   static void input_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                              Coefficients<T> coef, Weights<const T> nu, Weights<const T> dlogit,
                              Tile<T> dx, int k_runtime, int64_t ahead) {
@@ -263,13 +266,14 @@ struct ChannelLanes {
               const T* dy_row = dy.data + (t + i) * dy.row + c;
               prefetch(x_row, ahead);
               prefetch(dy_row, ahead);
-              prefetch_for_write(dx.data + (t + i) * dx.row + c, ahead);
+              Store::prepare(dx.data + (t + i) * dx.row + c, ahead);
               const V v = load(x_row, part) - shift;
-              store(dx.data + (t + i) * dx.row + c,
-                    load(dy_row, part) * on_dy[i] + (v * on_x[i] + on_one[i]), part);
+              Store::write(dx.data + (t + i) * dx.row + c,
+                           load(dy_row, part) * on_dy[i] + (v * on_x[i] + on_one[i]), part);
             });
           });
         });
+    Store::finish();
   }
 };
 

@@ -17,6 +17,24 @@ int64_t buffer_size(const Plan& plan) {
   return plan.channels * (plan.lanes == Lanes::kPositions ? row_pitch(positions) : positions);
 }
 
+// An output from this size on is streamed. A streamed store saves fetching the line that it
+// overwrites, half of a copy's time once the output has to go to memory, but then whoever reads the
+// output next fetches it from there: below some 16 MiB that loses more than it saves.
+constexpr int64_t kStreamedBytes = int64_t{16} << 20;
+
+template <class T>
+Stores stores_for(const Plan& plan, const Output& output, Strides strides) {
+  const auto whole_lines = [](int64_t elements) {
+    return elements * int64_t{sizeof(T)} % kStreamAlignment == 0;
+  };
+  const bool aligned = reinterpret_cast<uintptr_t>(output.data) % kStreamAlignment == 0 &&
+                       (plan.lanes == Lanes::kPositions
+                            ? whole_lines(strides.n) && whole_lines(strides.c)
+                            : whole_lines(strides.l) && whole_lines(plan.group_channels));
+  const bool large = plan.positions * plan.channels * int64_t{sizeof(T)} >= kStreamedBytes;
+  return plan.staging == Plan::Staging::kNone && large && aligned ? kStreamed : kCached;
+}
+
 template <class T>
 Tile<T> in_place(const Plan& plan, T* data, Strides strides) {
   return {data, plan.lanes == Lanes::kPositions ? strides.c : strides.l, strides.n};
@@ -100,9 +118,10 @@ Tile<const T> TileReader<T>::read(const TileRef& ref) {
 }
 
 template <class T>
-int64_t TileReader<T>::ahead(int64_t index) const {
-  if (plan_.staging != Plan::Staging::kNone || index + 1 >= plan_.tiles) return 0;
-  return Plan::offset(plan_.tile(index + 1), strides_) - Plan::offset(plan_.tile(index), strides_);
+int64_t TileReader<T>::ahead(int64_t index, Order order) const {
+  const int64_t next = order == Order::kUp ? index + 1 : index - 1;
+  if (plan_.staging != Plan::Staging::kNone || next < 0 || next >= plan_.tiles) return 0;
+  return Plan::offset(plan_.tile(next), strides_) - Plan::offset(plan_.tile(index), strides_);
 }
 
 template <class T>
@@ -111,6 +130,7 @@ TileWriter<T>::TileWriter(const Plan& plan, const Output& output, Scalar scalar)
       output_(output),
       scalar_(scalar),
       strides_(plan.flattened(strides_of(output))),
+      stores_(stores_for<T>(plan, output, strides_)),
       buffer_(buffer_size(plan)) {}
 
 template <class T>

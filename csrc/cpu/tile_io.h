@@ -16,8 +16,9 @@ class TileReader {
 
   Tile<const T> read(const TileRef& ref);
 
-  // Elements from the tile at `index` to the next one, for prefetching; 0 if there is none.
-  int64_t ahead(int64_t index) const;
+  // Elements from the tile at `index` to the one that `order` reaches next, for prefetching; 0 if
+  // there is none.
+  int64_t ahead(int64_t index, Order order) const;
 
  private:
   const Plan& plan_;
@@ -31,8 +32,9 @@ class TileWriter {
  public:
   TileWriter(const Plan& plan, const Output& output, Scalar scalar);
 
-  // Where to compute the tile; finish() brings it to the tensor.
+  // Where to compute the tile, and with what kind of stores; finish() brings it to the tensor.
   Tile<T> target(const TileRef& ref);
+  Stores stores() const { return stores_; }
   void finish(const TileRef& ref);
 
  private:
@@ -40,6 +42,7 @@ class TileWriter {
   Output output_;
   Scalar scalar_;
   Strides strides_;
+  Stores stores_;
   std::vector<T> buffer_;
 };
 

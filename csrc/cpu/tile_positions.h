@@ -155,6 +155,7 @@ struct PositionLanes {
     }
   }
 
+  template <class Store>
   static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
                         Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
@@ -179,7 +180,7 @@ struct PositionLanes {
               V v[kBlock], sum[kBlock] = {};
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
                 prefetch(row + c * x.row + t, ahead);
-                prefetch_for_write(out + c * y.row + t, ahead);
+                Store::prepare(out + c * y.row + t, ahead);
                 v[c] = load(row + c * x.row + t, part) - shift[c];
               });
               components.each([&](int k) MIXNORM_INLINE_LAMBDA {
@@ -190,11 +191,13 @@ struct PositionLanes {
                   sum[c] = K == 1 ? one : sum[c] + weight_k * one;
                 });
               });
-              repeat<kBlock>(
-                  [&](int c) MIXNORM_INLINE_LAMBDA { store(out + c * y.row + t, sum[c], part); });
+              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                Store::write(out + c * y.row + t, sum[c], part);
+              });
             });
           }
         });
+    Store::finish();
   }
 
   static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
@@ -254,6 +257,7 @@ struct PositionLanes {
     });
   }
 
+  template <class Store>
   static void input_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                              Coefficients<T> coef, Weights<const T> nu, Weights<const T> dlogit,
                              Tile<T> dx, int k_runtime, int64_t ahead) {
@@ -304,14 +308,15 @@ struct PositionLanes {
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
                 prefetch(x_row + c * x.row + t, ahead);
                 prefetch(dy_row + c * dy.row + t, ahead);
-                prefetch_for_write(out + c * dx.row + t, ahead);
+                Store::prepare(out + c * dx.row + t, ahead);
                 const V v = load(x_row + c * x.row + t, part) - shift[c];
                 const V g = load(dy_row + c * dy.row + t, part);
-                store(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]), part);
+                Store::write(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]), part);
               });
             });
           }
         });
+    Store::finish();
   }
 };
 

@@ -2,8 +2,8 @@
 
 - Nothing needs a gradient: the backend, with no graph around it.
 - A gradient is needed: the backend inside an `torch.autograd.Function` with our own derivatives.
-- A transform of torch.func or forward-mode differentiation is at work, or θ of an eval step is
-  learned: the reference in differentiable torch operations, which every transform understands.
+- torch.export, a transform of torch.func or forward-mode differentiation is at work, or θ of an
+  eval step is learned: the reference in differentiable torch operations, which all understand.
 """
 
 from typing import Any
@@ -103,8 +103,11 @@ def _needs_gradient(inputs: tuple[Tensor | None, ...]) -> bool:
 
 
 def _transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation sees the operations of this call."""
+    """Whether torch.export, torch.func or forward-mode differentiation sees this call's operations.
+
+    An exported graph must run where this package is not: it gets operators of PyTorch only.
+    """
     if torch.compiler.is_compiling():
-        return False
+        return torch.compiler.is_exporting()
     functorch: Any = torch._C
     return functorch._are_functorch_transforms_active() or forward_ad._current_level >= 0

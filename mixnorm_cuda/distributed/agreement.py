@@ -29,7 +29,6 @@ POLL = 0.5
 def agree(
     description: dict[str, Any],
     problem: str | None,
-    device: torch.device,
     group: "distributed.ProcessGroup | None",
 ) -> None:
     """Raise in every process of ``group`` unless all give the same ``description`` and no problem.
@@ -37,7 +36,7 @@ def agree(
     Args:
         description: what must be equal, by name; values are compared as text.
         problem: what this process would raise about its own arguments.
-        device: of the layer's input, used where the group cannot send from the CPU.
+        group: None is the default group.
 
     Raises:
         ValueError: an entry differs: its name, both values and their ranks. Also a ``problem`` of
@@ -46,8 +45,7 @@ def agree(
     ranks = distributed.get_process_group_ranks(group)
     mine = {name: str(value) for name, value in description.items()}
     mine["problem"] = textwrap.shorten(problem or "", PROBLEM_CHARACTERS, placeholder=" ...")
-    on_cpu = "cpu:" in distributed.get_backend_config(group)
-    own = _encoded(mine).to("cpu" if on_cpu else device)
+    own = _encoded(mine).to(_device(group))
     everyone = [torch.empty_like(own) for _ in ranks]
     work = distributed.all_gather(everyone, own, group=group, async_op=True)
     _wait(work, ranks, group_name(group))
@@ -59,6 +57,13 @@ def agree(
     for rank, theirs in zip(ranks, descriptions, strict=True):
         for name, value in theirs.items():
             _check_equal(name, {ranks[0]: first[name], rank: value})
+
+
+def _device(group: "distributed.ProcessGroup | None") -> str:
+    """Where the group can send from; the layer's input may be elsewhere in one process."""
+    backends = distributed.get_backend_config(group).split(",")
+    devices = [entry.split(":")[0] for entry in backends]
+    return "cpu" if "cpu" in devices else devices[0]
 
 
 def _check_equal(name: str, values: dict[int, str]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixnorm_cuda.distributed.collectives import gather, total
 from mixnorm_cuda.distributed.processes import Processes
-from mixnorm_cuda.reference import MIN_MASS, per_channel
+from mixnorm_cuda.reference import per_channel, safe_mass
 from mixnorm_cuda.types import BatchMoments, GradientSums
 
 
@@ -42,9 +42,9 @@ def merged(parts: BatchMoments, mean: Tensor) -> BatchMoments:
     channels = mean.shape[1]
     mass = parts.mass.sum(0)
     whole = per_channel(mass, channels)
-    floor = whole.clamp_min(MIN_MASS)
+    floor = safe_mass(whole)
     share = torch.stack([per_channel(part, channels) for part in parts.mass])
-    share_floor = share.clamp_min(MIN_MASS)
+    share_floor = safe_mass(share)
     rest = (share_floor - share) * (parts.mean - mean)
     centre = (share * parts.mean).sum(0) / floor
     m = (

@@ -1,5 +1,6 @@
 """Where θ comes from in a training step, and where it goes: no gradient flows here."""
 
+from mixnorm_cuda.estimation import recomputation
 from mixnorm_cuda.estimation.batch_norm import collapse_affine, expand_affine, split_gaussian
 from mixnorm_cuda.estimation.em import batch_moments, em
 from mixnorm_cuda.estimation.matching import match_components
@@ -13,6 +14,7 @@ __all__ = [
     "expand_affine",
     "initial_mixture",
     "match_components",
+    "recomputation",
     "seed_mixture",
     "split_gaussian",
     "starting_mixture",

@@ -1,5 +1,6 @@
 """BatchNorm layers of a model to mixture layers, and K = 1 layers back."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -62,7 +63,7 @@ def convert_mixture_norm(
     # One new layer for each old one, made before any is replaced: a layer that several names
     # share stays shared, and an error leaves the model whole.
     converted = {
-        layer: _from_batch_norm_layer(layer, num_components, layer_options)
+        layer: _with_activation(layer, _from_batch_norm_layer(layer, num_components, layer_options))
         for layer in dict.fromkeys(chosen.values())
     }
     return _replace(module, {name: converted[layer] for name, layer in chosen.items()})
@@ -111,7 +112,8 @@ def _replace(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module
 def _from_batch_norm_layer(
     old: _BatchNorm, num_components: int, layer_options: dict[str, Any]
 ) -> MixtureNormBase:
-    counterpart = next((new for bn, new in _COUNTERPARTS if type(old) is bn), None)
+    kind: type[nn.Module] = nn.BatchNorm2d if _has_activation(old) else type(old)
+    counterpart = next((new for bn, new in _COUNTERPARTS if kind is bn), None)
     if counterpart is None:
         known = ", ".join(batch_norm.__name__ for batch_norm, _ in _COUNTERPARTS)
         raise TypeError(f"layer of type {type(old).__name__}: expected one of {known}")
@@ -135,6 +137,22 @@ def _from_batch_norm_layer(
         if source is not None:
             parameter.requires_grad_(source.requires_grad)
     return new.train(old.training)
+
+
+def _has_activation(layer: _BatchNorm) -> bool:
+    """Whether ``layer`` is timm's BatchNormAct2d: BatchNorm2d, then ``drop``, then ``act``."""
+    parts = (getattr(layer, "drop", None), getattr(layer, "act", None))
+    return isinstance(layer, nn.BatchNorm2d) and all(isinstance(p, nn.Module) for p in parts)
+
+
+def _with_activation(old: _BatchNorm, new: MixtureNormBase) -> nn.Module:
+    """``new`` with what ``old`` does after its normalization."""
+    if not _has_activation(old):
+        return new
+    parts = OrderedDict[str, nn.Module](norm=new)
+    for name in ("drop", "act"):
+        parts[name] = old.get_submodule(name)
+    return nn.Sequential(parts).train(old.training)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from mixnorm_cuda.estimation import (
     expand_affine,
     initial_mixture,
     match_components,
+    recomputation,
     seed_mixture,
     starting_mixture,
     update_running_statistics,
@@ -23,6 +24,9 @@ from mixnorm_cuda.estimation import (
 from mixnorm_cuda.functional import normalize_checked
 from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
+from mixnorm_cuda.modules.freezing import Freezable
+from mixnorm_cuda.modules.seeding_state import SeedingState
+from mixnorm_cuda.modules.summary import summarize
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 ESTIMATORS = ("online", "batch")
@@ -30,7 +34,7 @@ AFFINE_INITS = ("ones", "batchnorm")
 RUNNING = ("running_weight", "running_mean", "running_var")
 
 
-class MixtureNormBase(nn.Module):
+class MixtureNormBase(Freezable, SeedingState):
     """What `MixtureNorm1d`, `MixtureNorm2d` and `MixtureNorm3d` share; accepts any rank."""
 
     # 1 and 2 are BatchNorm's versions, whose checkpoints load too.
@@ -42,7 +46,6 @@ class MixtureNormBase(nn.Module):
     running_weight: Tensor | None
     running_mean: Tensor | None
     running_var: Tensor | None
-    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -100,10 +103,6 @@ class MixtureNormBase(nn.Module):
         self.affine_init = affine_init
         self.responsibility_grad = responsibility_grad
         self.backend = backend
-        self._seeded = False
-        """Whether the running statistics describe data. Kept on the host: reading
-        `num_batches_tracked` there would wait for the device."""
-
         self._allocate(affine, affine and bias, device, dtype)
         self.reset_parameters()
 
@@ -145,6 +144,7 @@ class MixtureNormBase(nn.Module):
         running.mean.zero_()
         running.var.fill_(1)
         self.num_batches_tracked.zero_()
+        self._note_counter()
 
     def reset_parameters(self) -> None:
         """γ = 1, β = 0, and `reset_running_stats`; with ``affine_init="batchnorm"`` γ = 1/√K,
@@ -168,6 +168,19 @@ class MixtureNormBase(nn.Module):
             f"em_iters={self._em_iters()}, mixing_scale={self.mixing_scale}"
         )
 
+    def summary(self) -> dict[str, float]:
+        """Numbers for a log, such as TensorBoard's ``add_scalars``; reads them from the device.
+
+        ``weight/k``: mixing weight of component k, mean over the groups. ``effective_components``:
+        exp of the mixing weights' entropy, from 1 to K, mean over the groups, and its ``/least``.
+        ``empty_components``: how many, in all groups, have a mixing weight below 1e-3.
+        ``batches_tracked``.
+
+        Raises:
+            ValueError: the layer keeps no running statistics.
+        """
+        return summarize(self)
+
     def forward(self, x: Tensor, responsibilities: Tensor | None = None) -> Tensor:
         """Normalize ``x`` [N, C, *S]; the result has its shape, dtype and memory format.
 
@@ -190,10 +203,18 @@ class MixtureNormBase(nn.Module):
         processes = self._processes()
         if processes is None:
             checks.check_enough_values(x)
+        if running is not None and recomputation.is_repetition():
+            return self._repeat(x, running, responsibilities)
+        watched = running is not None and not self._nothing(x) and recomputation.may_be_repeated()
+        generator = recomputation.generator_state(x) if watched else None
         mixture, em_iters, first = self._estimate(x, running, responsibilities)
+        if watched:
+            drawn = self._seeds(x, running, responsibilities)
+            step = recomputation.step_of(x, mixture, em_iters, generator if drawn else None)
         y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
-        not_empty = x.numel() > 0 or processes is not None
-        if self.training and running is not None and moments is not None and not_empty:
+        if running is not None and watched:
+            recomputation.remember(running.mean, step, y)
+        if self.training and running is not None and moments is not None and not self._nothing(x):
             if first:
                 for buffer, seed in zip(running, mixture, strict=True):
                     buffer.copy_(seed)
@@ -213,6 +234,10 @@ class MixtureNormBase(nn.Module):
     def _processes(self) -> Processes | None:
         """The processes whose batches are one; None: only this one's."""
         return None
+
+    def _nothing(self, x: Tensor) -> bool:
+        """Whether the batch is known to be empty: those of other processes may not be."""
+        return x.numel() == 0 and self._processes() is None
 
     def _em_iters(self) -> int:
         if self.em_iters is None:
@@ -256,16 +281,12 @@ class MixtureNormBase(nn.Module):
         """
         em_iters = self._em_iters()
         processes = self._processes()
-        first = running is not None and self.num_components > 1 and not self._seeded
-        if running is None:
-            start = initial_mixture(x, self.num_components, self.groups)
-        else:
-            start = starting_mixture(running)
-        nothing = x.numel() == 0 and processes is None
-        if nothing or responsibilities is not None or self.num_components == 1:
-            return start, 0, first
-        if self.estimator == "online" and running is not None and not first:
-            return start, em_iters, first
+        first = running is not None and self.num_components > 1 and self._awaits_seeding()
+        if not self._seeds(x, running, responsibilities):
+            if running is None:
+                return initial_mixture(x, self.num_components, self.groups), 0, first
+            fixed = responsibilities is not None or self.num_components == 1 or self._nothing(x)
+            return starting_mixture(running), 0 if fixed else em_iters, first
         mixture = seed_mixture(x, self.num_components, self.groups, self.eps, processes)
         if self.estimator == "batch" or (first and self.affine_init == "batchnorm"):
             mixture = em(
@@ -277,6 +298,27 @@ class MixtureNormBase(nn.Module):
         if running is not None and first and self.affine_init == "batchnorm":
             self._start_as_batch_norm(x, running, mixture)
         return mixture, em_iters, first
+
+    def _seeds(self, x: Tensor, running: Mixture | None, responsibilities: Tensor | None) -> bool:
+        """Whether a training step draws a new mixture from ``x``."""
+        if self._nothing(x) or responsibilities is not None or self.num_components == 1:
+            return False
+        return self.estimator == "batch" or running is None or self._awaits_seeding()
+
+    def _repeat(self, x: Tensor, running: Mixture, responsibilities: Tensor | None) -> Tensor:
+        """A step that activation checkpointing computes again: as the first time, untracked."""
+        step = recomputation.recall(running.mean, x)
+        if step is None:
+            mixture, em_iters = self._estimate(x, running, responsibilities)[:2]
+        else:
+            if step.generator is not None:
+                processes = self._processes()
+                seed_mixture(x, self.num_components, self.groups, self.eps, processes)
+            mixture, em_iters = step.mixture, step.em_iters
+        y, _ = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        if step is not None:
+            recomputation.remember_again(running.mean, step, y)
+        return y
 
     @torch.no_grad()
     def _start_as_batch_norm(self, x: Tensor, running: Mixture, mixture: Mixture) -> None:
@@ -304,7 +346,7 @@ class MixtureNormBase(nn.Module):
         finite = update_running_statistics(running, moments, count, factor, self.backend)
         if tracked is not None:
             tracked.add_(finite)
-        self._seeded = True
+        self._mark_seeded()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixtureNormBase":
         """Moves and casts like every module, but keeps running statistics above half precision.
@@ -319,6 +361,7 @@ class MixtureNormBase(nn.Module):
                 continue
             if after.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = statistic.to(after.device, torch.float32)
+        self._note_counter()
         return self
 
     def _load_from_state_dict(
@@ -339,6 +382,7 @@ class MixtureNormBase(nn.Module):
             self._seeded = describes_data(state_dict, prefix)
         state_dict.update(batch_norm_entries(self, state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self._note_counter()
 
 
 class MixtureNorm1d(MixtureNormBase):

@@ -26,7 +26,8 @@ def update_statistics(
 
     An untrained layer is seeded by the first batch. Batches that are empty or whose moments are
     not finite do not count. Momentum and training modes are restored; after an error the layers'
-    statistics and parameters are too. Layers without running statistics are left alone.
+    statistics and parameters are too. Layers that are frozen or have no
+    running statistics are left alone.
 
     Args:
         loader: batches; of a tuple or list the first entry is the input.
@@ -38,7 +39,9 @@ def update_statistics(
             has changed).
     """
     layers = [
-        m for m in module.modules() if isinstance(m, MixtureNormBase) and m._running() is not None
+        m
+        for m in module.modules()
+        if isinstance(m, MixtureNormBase) and m._running() is not None and not m.frozen
     ]
     if not layers:
         return
@@ -79,8 +82,8 @@ class _PopulationAverage:
 
     def __init__(self, layer: MixtureNormBase) -> None:
         self.layer = layer
+        self.awaits_seeding = layer._awaits_seeding()
         self.momentum, self.seeded = layer.momentum, layer._seeded
-        self.awaits_seeding = not layer._seeded
         # Parameters too: with affine_init="batchnorm" the seeding of a new layer sets them.
         self.before = [(t, t.clone()) for t in (*layer.parameters(), *layer.buffers())]
         self.mixture = self._snapshot()

@@ -43,7 +43,8 @@ class SyncMixtureNorm(MixtureNormBase):
     an empty batch too. In eval, and in one process, nothing is exchanged: an ordinary layer.
 
     Args:
-        process_group: of ``torch.distributed``; None is the default group.
+        process_group: of ``torch.distributed``; None is the default group. A layer with one of its
+            own cannot be pickled or deep-copied.
 
     Raises:
         ValueError: in the first training step, in every process: an option, the input's dtype or
@@ -99,6 +100,10 @@ class SyncMixtureNorm(MixtureNormBase):
         self.process_group = process_group
         self._agreed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Not every process may have loaded the copy, so its first step checks again.
+        return vars(self) | {"_agreed": False}
+
     def forward(self, x: Tensor, responsibilities: Tensor | None = None) -> Tensor:
         """See `MixtureNormBase.forward`. Several processes first see that they agree."""
         # Not while compiling: what a graph exchanges is known before it runs.
@@ -110,13 +115,11 @@ class SyncMixtureNorm(MixtureNormBase):
         return processes_of(self.process_group) if self.training else None
 
     def _agree(self, x: Tensor, responsibilities: Tensor | None) -> None:
-        # A checkpoint may have been loaded in one process, whose buffers the others then received.
-        tracked = self.num_batches_tracked
-        self._seeded = self._seeded or (
-            tracked is not None and not tracked.is_meta and bool(tracked > 0)
-        )
+        # A checkpoint may have been loaded in one process, whose buffers the others then received:
+        # collectives do not count as writing, so the counter is read anew.
+        self._counter = None
         description: dict[str, Any] = {name: getattr(self, name) for name in AGREED}
-        description["running statistics"] = "of data" if self._seeded else "initial"
+        description["running statistics"] = "initial" if self._awaits_seeding() else "of data"
         description["weight"] = _kind(self.weight)
         description["bias"] = _kind(self.bias)
         description["input dtype"] = x.dtype
@@ -129,7 +132,7 @@ class SyncMixtureNorm(MixtureNormBase):
             problem = error
         try:
             message = None if problem is None else str(problem)
-            agree(description, message, x.device, self.process_group)
+            agree(description, message, self.process_group)
         except ValueError:
             if problem is not None:
                 raise problem from None

@@ -9,12 +9,11 @@ differentiable; speed is the kernels' affair. Inside this package activations ar
 from mixnorm_cuda.reference.backend import ReferenceBackend
 from mixnorm_cuda.reference.backward import affine_gradients, backward_apply, backward_sums
 from mixnorm_cuda.reference.layout import per_channel
-from mixnorm_cuda.reference.moments import MIN_MASS, em_step, moments
+from mixnorm_cuda.reference.moments import em_step, moments, safe_mass
 from mixnorm_cuda.reference.normalize import mixing_factor, normalize
 from mixnorm_cuda.reference.responsibilities import log_joint, log_odds, responsibilities
 
 __all__ = [
-    "MIN_MASS",
     "ReferenceBackend",
     "affine_gradients",
     "backward_apply",
@@ -27,4 +26,5 @@ __all__ = [
     "normalize",
     "per_channel",
     "responsibilities",
+    "safe_mass",
 ]

@@ -17,8 +17,8 @@ from mixnorm_cuda.reference.layout import (
     group_entry,
     per_channel,
 )
-from mixnorm_cuda.reference.moments import MIN_MASS
-from mixnorm_cuda.reference.normalize import MIN_MIXING_WEIGHT, mixing_factor
+from mixnorm_cuda.reference.moments import safe_mass
+from mixnorm_cuda.reference.normalize import above_floor, mixing_factor
 from mixnorm_cuda.types import BatchMoments, GradientSums, Mixture
 
 
@@ -64,7 +64,7 @@ def backward_apply(
     """
     groups, components = x.shape[1], nu.shape[2]
     il = mixing_factor(mixture.mixing_weight, mixing_scale)
-    inv_mass = 1 / moments.mass.clamp_min(MIN_MASS)
+    inv_mass = 1 / safe_mass(moments.mass)
     m, q = by_component(moments.mean, groups), by_component(moments.var, groups)
     r = (q + eps).rsqrt()
     gamma = affine_by_component(weight, mixture.mean, groups)
@@ -102,7 +102,7 @@ def backward_apply(
             mixing_weight = mixture.mixing_weight
             alpha_h2 = (gamma * r * h2).sum(dim=(2, 3)).T * il
             through_scale = -0.5 * alpha_h2 / mixing_weight
-            through_scale = through_scale.where(mixing_weight >= MIN_MIXING_WEIGHT, 0)
+            through_scale = through_scale.where(above_floor(mixing_weight), 0)
             dmixture = dmixture._replace(mixing_weight=dmixture.mixing_weight + through_scale)
     return dx, dnu_all if given else None, dmixture
 

@@ -6,8 +6,12 @@ from torch import Tensor
 from mixnorm_cuda.reference.layout import by_channel, by_component, group_entry
 from mixnorm_cuda.types import BatchMoments, Mixture
 
-MIN_MASS = 1e-6
-"""Floor of a component's mass in divisions: an empty component keeps its mean, var is 0."""
+
+def safe_mass(mass: Tensor) -> Tensor:
+    """S̃ = max(S, 1e-6), the divisor: an empty component keeps its mean, its variance is 0."""
+    # A literal: with dynamic shapes torch.compile makes a named number an input of the graph, which
+    # it cannot do in the backward pass of an autograd function.
+    return mass.clamp_min(1e-6)
 
 
 def moments(x: Tensor, nu: Tensor, mean: Tensor) -> BatchMoments:
@@ -19,12 +23,12 @@ def moments(x: Tensor, nu: Tensor, mean: Tensor) -> BatchMoments:
     """
     groups = x.shape[1]
     mass = nu.sum(dim=(0, 3))
-    safe_mass = mass.clamp_min(MIN_MASS)
-    kept = 1 - mass / safe_mass
+    floored = safe_mass(mass)
+    kept = 1 - mass / floored
     means, variances = [], []
     for k, mu in enumerate(by_component(mean, groups)):
         nu_k = nu[:, :, k, None]
-        scale = 1 / group_entry(safe_mass, k)
+        scale = 1 / group_entry(floored, k)
         m = (nu_k * x).sum(dim=(0, 3)).unsqueeze(-1) * scale + mu * group_entry(kept, k)
         q = (nu_k * (x - m).square()).sum(dim=(0, 3)).unsqueeze(-1) * scale
         means.append(m)

@@ -5,15 +5,20 @@ from torch import Tensor
 
 from mixnorm_cuda.reference.layout import affine_by_component, by_component, group_entry
 
-MIN_MIXING_WEIGHT = 1e-3
-"""Floor of λ in 1/√λ, which bounds the gain of a rare component at about 32."""
-
 
 def mixing_factor(mixing_weight: Tensor, mixing_scale: bool) -> Tensor:
-    """λ̃^(−½) with λ̃ = max(λ, 1e-3), or 1 without the mixing scale; ``[G, K]``."""
+    """λ̃^(−½) with λ̃ = max(λ, 1e-3), or 1 without the mixing scale; ``[G, K]``.
+
+    The floor bounds the gain of a rare component at about 32.
+    """
     if not mixing_scale:
         return torch.ones_like(mixing_weight)
-    return mixing_weight.clamp_min(MIN_MIXING_WEIGHT).rsqrt()
+    return mixing_weight.clamp_min(1e-3).rsqrt()
+
+
+def above_floor(mixing_weight: Tensor) -> Tensor:
+    """Where λ̃ = λ."""
+    return mixing_weight >= 1e-3
 
 
 def normalize(

@@ -121,7 +121,7 @@ def test_a_checkpoint_in_one_process(pair):
 
 
 def agree_about(rank, text):
-    agree({"text": "same"}, text if rank else None, torch.device("cpu"), None)
+    agree({"text": "same"}, text if rank else None, None)
 
 
 def test_a_long_problem_is_cut(pair):

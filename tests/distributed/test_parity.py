@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixnorm_cuda import MixtureNorm2d
+from mixnorm_cuda import MixtureNorm2d, SyncMixtureNorm, update_statistics
 from tests.distributed import jobs
 from tests.distributed.jobs import CHANNELS, Batches
 from tests.support import assert_close, same_bits
@@ -162,3 +162,21 @@ def test_a_batch_that_is_not_finite_in_one_process_enters_no_statistics(pair):
         assert all(same_bits(part[0].buffers[name], state[name]) for name in part[0].buffers)
         assert all(t.isfinite().all() for t in (part[1].y, part[1].dx))
         assert part[2].buffers["num_batches_tracked"] == state["num_batches_tracked"] + 2
+
+
+def population(rank, batches, state, options):
+    """The statistics of part ``rank`` of the batches, or of all of them (rank None)."""
+    kind = MixtureNorm2d if rank is None else SyncMixtureNorm
+    layer = jobs.layer(kind, state, options)
+    mine = batches if rank is None else batches.of(rank)
+    update_statistics(list(mine.x), layer)
+    return layer.state_dict()
+
+
+def test_population_statistics(team):
+    batches = batches_of(SHARDS[team.size]["empty"], torch.float64)
+    state, options = state_of({}, torch.float64), {"dtype": torch.float64}
+    expected = population(None, batches, state, options)
+    for result in team.run(population, batches, state, options):
+        for name, value in expected.items():
+            assert_close(result[name].double(), value.double(), 1e-12)

@@ -7,9 +7,11 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from mixnorm_cuda import MixtureNorm2d, SyncMixtureNorm, convert_sync_mixture_norm
-from tests.distributed.test_parity import SHARDS
+from tests.distributed import jobs
+from tests.distributed.test_parity import SHARDS, batches_of
 from tests.support import assert_close, same_bits
 
 STEPS = 3
@@ -167,6 +169,7 @@ def compiled(rank, options, backend, sizes):
         for run, norm in ((eager, eager), (step, module)):
             leaf = x.clone().requires_grad_()
             norm.zero_grad()
+            torch.manual_seed(rank)  # seeding draws
             y = run(leaf)
             y.backward(dy)
             gradients = [p.grad.clone() for p in norm.parameters()]
@@ -177,9 +180,9 @@ def compiled(rank, options, backend, sizes):
 @pytest.mark.parametrize(
     ("options", "backend", "sizes"),
     [
-        # A second size makes the graph dynamic; processes differ in which that is.
-        ({"em_iters": 1, "groups": 2}, "aot_eager", ((4, 4), (5, 3))),
-        ({"momentum": None, "num_components": 1}, "aot_eager", ((4,), (5,))),
+        ({"estimator": "batch", "em_iters": 1, "num_components": 2}, "aot_eager", ((4,), (5,))),
+        # A second size makes the graph dynamic.
+        ({"momentum": None, "num_components": 1}, "aot_eager", ((4, 4), (5, 3))),
         pytest.param({"num_components": 2}, "inductor", ((4,), (5,)), marks=pytest.mark.slow),
     ],
     ids=str,
@@ -190,3 +193,32 @@ def test_compiled(pair, options, backend, sizes):
         for eager, graph in result:
             for expected, value in zip(eager, graph, strict=True):
                 torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def checkpointed(rank, batches, options, reentrant):
+    plain = SyncMixtureNorm(jobs.CHANNELS, **options)
+    layer = SyncMixtureNorm(jobs.CHANNELS, **options)
+
+    def repeated(x):
+        return checkpoint(layer, x, use_reentrant=reentrant)
+
+    results = []
+    for run, norm in ((plain, plain), (repeated, layer)):
+        torch.manual_seed(rank)
+        for x, dy in zip(*batches.of(rank)[:2], strict=True):
+            leaf = x.clone().requires_grad_()
+            y = run(leaf)
+            y.backward(dy)
+        results.append([y.detach(), leaf.grad, *(b.clone() for b in norm.buffers())])
+    return results
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("options", [{}, {"estimator": "batch"}], ids=str)
+def test_activation_checkpointing(pair, options, reentrant):
+    """The repetition exchanges again and tracks nothing; the first batch of one is empty."""
+    batches = batches_of((6, 0), torch.float64)
+    options = options | {"dtype": torch.float64}
+    for expected, results in pair.run(checkpointed, batches, options, reentrant):
+        for value, repeated in zip(expected, results, strict=True):
+            torch.testing.assert_close(repeated, value, rtol=1e-12, atol=1e-12)

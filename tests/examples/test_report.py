@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from examples import demo
-from examples.activations import Activations, record
+from examples.activations import record
 from examples.models import build
 from examples.norms import Norm, normalization_layers
 from examples.plots import save_accuracy_curves, save_activations
 from examples.report import Spread, accuracy_at, compare, definition, steps_to, table
 from examples.training import Run
+from mixnorm_cuda.introspection import Activations
 
 STEPS = (25, 50, 75, 100)
 

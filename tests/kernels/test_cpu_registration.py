@@ -29,6 +29,8 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return (x, *mixture, *affine, 1e-5, 1, True)
     if name == "evaluate":
         return (x, *mixture, *affine, 1e-5, True)
+    if name == "update_running":
+        return (*mixture, *(rand(*t.shape) for t in mixture), 20, 0.1, None)
     dy = torch.ones_like(x)
     if name == "evaluate_backward":
         return (dy, x, *mixture, *affine, 1e-5, True, True)
@@ -36,7 +38,7 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
     return (dy, x, out[4], *out[1:4], *out[5:8], *affine, 1e-5, True, True, True)
 
 
-OPERATORS = ("moments", "forward", "backward", "evaluate", "evaluate_backward")
+OPERATORS = ("moments", "forward", "backward", "evaluate", "evaluate_backward", "update_running")
 INPUTS = {
     "contiguous": torch.randn(4, CHANNELS, 5, 5),
     "channels last": torch.randn(4, CHANNELS, 5, 5).contiguous(memory_format=torch.channels_last),
@@ -56,6 +58,21 @@ def test_opcheck(name: str, kind: str, components: int, groups: int) -> None:
         arguments(name, INPUTS[kind], components, groups),
         test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
+
+
+def test_opcheck_of_the_operators_for_compiled_graphs() -> None:
+    mixture = arguments("moments", INPUTS["contiguous"])[1:4]
+    torch.library.opcheck(torch.ops.mixnorm.snapshot.default, mixture)
+    torch.library.opcheck(torch.ops.mixnorm.is_first_run.default, mixture[1:2])
+
+
+def test_every_operator_is_checked() -> None:
+    names = {
+        name.split("::")[1].split(".")[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("mixnorm::")
+    }
+    assert names - {"cuda_device_info"} == {*OPERATORS, "snapshot", "is_first_run"}
 
 
 def test_compiles_without_graph_breaks() -> None:

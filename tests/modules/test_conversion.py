@@ -397,3 +397,26 @@ def test_revert_without_mixture_layers() -> None:
     before = list(net.modules())
     assert mx.revert_mixture_norm(net) is net
     assert list(net.modules()) == before
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """In the form of timm's layer: normalization, drop and activation in one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_batch_norm_with_activation() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4))
+    x = torch.randn(8, 3, 5, 5)
+    model(x)
+    expected = model.eval()(x)
+    mx.convert_mixture_norm(model, only="1", component_affine=True)
+    assert isinstance(model[1].norm, mx.MixtureNorm2d)
+    assert not model[1].training
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert (expected == 0).any()
