@@ -6,6 +6,9 @@ positions in registers for the whole loop over tiles; that is what bounds a tile
 architecture, and fails on a register spill. No Triton here.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from mixnorm_cuda.kernels.triton.geometry import Geometry
@@ -45,6 +48,24 @@ BUDGETS: dict[str, Budget] = {
     "responsibilities": Budget(),
     "log_odds_gradient": Budget(elements=16),
 }
+
+
+_tuned: ContextVar[Mapping[str, Budget]] = ContextVar("tuned", default=BUDGETS)
+
+
+def budget_of(kernel: str) -> Budget:
+    """The budget in force for ``kernel``."""
+    return _tuned.get().get(kernel, BUDGETS[kernel])
+
+
+@contextmanager
+def using(budgets: Mapping[str, Budget]) -> Iterator[None]:
+    """Within, ``budgets`` take the place of those of the table."""
+    token = _tuned.set(budgets)
+    try:
+        yield
+    finally:
+        _tuned.reset(token)
 
 
 @dataclass(frozen=True)
@@ -109,10 +130,9 @@ def choose_tile(
     *,
     itemsize: int,
     sums: int = 0,
-    budget: Budget | None = None,
 ) -> Tile | None:
     """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit."""
-    budget = budget or BUDGETS[kernel]
+    budget = budget_of(kernel)
     registers = 2 if itemsize == 8 else 1
     cost = channel_cost(kernel, components, nu, sums=sums) * registers
     channels = _floor_power_of_two(budget.channel_registers / cost)

@@ -5,16 +5,19 @@ since nothing in them waits for the device. Each runs on the device of ``x``, on
 """
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from mixnorm_cuda.kernels.triton import autotune
 from mixnorm_cuda.kernels.triton.geometry import is_channels_last
 from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
 
 MAX_COMPONENTS = 16
+Result = TypeVar("Result")
 
 _THETA = "Tensor mixing_weight, Tensor mean, Tensor var"
 _MOMENTS = "Tensor mass, Tensor batch_mean, Tensor batch_var"
@@ -167,12 +170,23 @@ def _launch(stem: str) -> ModuleType:
     return importlib.import_module(f"mixnorm_cuda.kernels.triton.launch_{stem}")
 
 
+def _run(operator: str, x: Tensor, mixture: Mixture, call: Callable[[], Result]) -> Result:
+    """``call()`` on the device of ``x``, with tuned tiles where tuning is asked for."""
+    with torch.cuda.device_of(x):
+        if not autotune.enabled() or x.numel() == 0:
+            return call()
+        device = torch.cuda.get_device_name(x.device) if x.is_cuda else "interpreter"
+        sizes = f"{tuple(x.shape)} {tuple(x.stride())} {tuple(mixture.mixing_weight.shape)}"
+        return autotune.run(operator, f"{device} {x.dtype} {sizes}", call)
+
+
 def _moments(
     x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
     mixture = _checked("moments", x, Mixture(mixing_weight, mean, var), eps)
-    with torch.cuda.device_of(x):
-        return tuple(_launch("forward").moments(x, mixture, eps=eps))
+    return _run(
+        "moments", x, mixture, lambda: tuple(_launch("forward").moments(x, mixture, eps=eps))
+    )
 
 
 def _forward(
@@ -188,10 +202,14 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     mixture = _checked("forward", x, Mixture(mixing_weight, mean, var), eps, weight, bias)
     _require("forward", em_iters >= 0, f"em_iters is {em_iters}: expected 0 or more")
-    with torch.cuda.device_of(x):
-        out = _launch("forward").forward(
+    out = _run(
+        "forward",
+        x,
+        mixture,
+        lambda: _launch("forward").forward(
             x, mixture, weight, bias, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale
-        )
+        ),
+    )
     return (out.y, *out.moments, out.responsibilities, *out.mixture)
 
 
@@ -224,12 +242,17 @@ def _backward(
         f"responsibilities has shape {tuple(responsibilities.shape)}: expected {wanted}, "
         "what forward returned",
     )
-    with torch.cuda.device_of(x):
-        grads = _launch("backward").backward(
-            dy, x, responsibilities, BatchMoments(*(t.contiguous() for t in batch)), mixture,
-            weight, bias, eps=eps, mixing_scale=mixing_scale,
-            responsibility_grad=responsibility_grad, mixture_grad=mixture_grad,
-        )  # fmt: skip
+    batch = BatchMoments(*(t.contiguous() for t in batch))
+    grads = _run(
+        "backward",
+        x,
+        mixture,
+        lambda: _launch("backward").backward(
+            dy, x, responsibilities, batch, mixture, weight, bias, eps=eps,
+            mixing_scale=mixing_scale, responsibility_grad=responsibility_grad,
+            mixture_grad=mixture_grad,
+        ),
+    )  # fmt: skip
     dmixture = grads.mixture or (t.new_empty(0) for t in mixture)
     return (grads.x, grads.weight, grads.bias, *dmixture)
 
@@ -245,10 +268,14 @@ def _evaluate(
     mixing_scale: bool,
 ) -> Tensor:
     mixture = _checked("evaluate", x, Mixture(mixing_weight, mean, var), eps, weight, bias)
-    with torch.cuda.device_of(x):
-        y = _launch("forward").evaluate(
+    y = _run(
+        "evaluate",
+        x,
+        mixture,
+        lambda: _launch("forward").evaluate(
             x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale
-        )
+        ),
+    )
     return cast(Tensor, y)
 
 
@@ -266,11 +293,15 @@ def _evaluate_backward(
 ) -> tuple[Tensor, ...]:
     mixture = _checked("evaluate_backward", x, Mixture(mixing_weight, mean, var), eps, weight, bias)
     _check_like("evaluate_backward", "dy", dy, x)
-    with torch.cuda.device_of(x):
-        grads = _launch("backward").evaluate_backward(
+    grads = _run(
+        "evaluate_backward",
+        x,
+        mixture,
+        lambda: _launch("backward").evaluate_backward(
             dy, x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
-        )  # fmt: skip
+        ),
+    )  # fmt: skip
     return (grads.x, grads.weight, grads.bias)
 
 

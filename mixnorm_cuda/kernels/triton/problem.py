@@ -92,7 +92,7 @@ class Problem:
             self.channels,
             self.span(nu),
             multiprocessors(self.device),
-            config.BUDGETS[kernel],
+            config.budget_of(kernel),
         )
 
     def blocked(self, kernel: str, nu: str = NU_LOADED, *, sums: int = 0) -> Launch:
@@ -111,7 +111,7 @@ class Problem:
             self.groups * tile.block_c,
             tile.block_c,
             multiprocessors(self.device),
-            config.BUDGETS[kernel],
+            config.budget_of(kernel),
         )
 
     def empty(self, *size: int) -> Tensor:
