@@ -27,6 +27,25 @@ MIXNORM_INLINE void for_position_blocks(int64_t begin, int64_t end, F&& f) {
   }
 }
 
+// Vectors of channels whose sums stay in registers together: enough independent additions to hide
+// their latency.
+template <int K>
+constexpr int accumulator_vectors() {
+  constexpr int kBudget = MIXNORM_VECTOR_BYTES == 64 ? 24 : 12;
+  const int fit = K == 0 ? 1 : kBudget / (2 * K);
+  return fit < 1 ? 1 : fit > 4 ? 4 : fit;
+}
+
+// f(first channel, Block<N> of vectors, Full) over whole blocks, then vector by vector.
+template <class T, int N, class F>
+MIXNORM_INLINE void for_vector_blocks(int64_t channels, F&& f) {
+  constexpr int64_t kChannels = N * kLanes<T>;
+  const int64_t whole = channels / kChannels * kChannels;
+  for (int64_t c = 0; c < whole; c += kChannels) f(c, Block<N>{}, Full{});
+  for_vectors<T>(channels - whole, [&](int64_t c, auto part)
+                                       MIXNORM_INLINE_LAMBDA { f(whole + c, Block<1>{}, part); });
+}
+
 template <class T, int K>
 struct ChannelLanes {
   using V = Vec<T>;
@@ -82,36 +101,51 @@ struct ChannelLanes {
                                            Coefficients<T> coef, Weights<const T> w, int k_runtime,
                                            Sums sums, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_vectors<T>(shape.channels, [&](int64_t c, auto part) MIXNORM_INLINE_LAMBDA {
-      const V shift = load(coef.data + c, part);
-      V total[2 * kMax] = {};
-      for (int64_t t = 0; t < shape.length; ++t) {
-        const T* x_row = x.data + t * x.row + c;
-        prefetch(x_row, ahead);
-        const V v = load(x_row, part) - shift;
-        V first = v;
-        if constexpr (!kOwn) {
-          const T* u_row = u.data + t * u.row + c;
-          prefetch(u_row, ahead);
-          first = load(u_row, part);
-        }
-        const V second = first * v;
-        components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-          if constexpr (K == 1) {
-            total[0] += first;
-            total[1] += second;
-          } else {
-            const V weight = broadcast(w.data[k * w.pitch + t]);
-            total[2 * k] += weight * first;
-            total[2 * k + 1] += weight * second;
+    for_vector_blocks<T, accumulator_vectors<K>()>(
+        shape.channels, [&](int64_t c, auto block, auto part) MIXNORM_INLINE_LAMBDA {
+          constexpr int kBlock = decltype(block)::kSize;
+          V shift[kBlock], total[kBlock][2 * kMax] = {};
+          repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+            shift[i] = load(coef.data + c + i * kWidth, part);
+          });
+          for (int64_t t = 0; t < shape.length; ++t) {
+            V first[kBlock], second[kBlock];
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              const T* x_row = x.data + t * x.row + c + i * kWidth;
+              prefetch(x_row, ahead);
+              const V v = load(x_row, part) - shift[i];
+              if constexpr (kOwn) {
+                first[i] = v;
+              } else {
+                const T* u_row = u.data + t * u.row + c + i * kWidth;
+                prefetch(u_row, ahead);
+                first[i] = load(u_row, part);
+              }
+              second[i] = first[i] * v;
+            });
+            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+              if constexpr (K == 1) {
+                repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                  total[i][0] += first[i];
+                  total[i][1] += second[i];
+                });
+              } else {
+                const V weight = broadcast(w.data[k * w.pitch + t]);
+                repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                  total[i][2 * k] += weight * first[i];
+                  total[i][2 * k + 1] += weight * second[i];
+                });
+              }
+            });
           }
+          components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+            repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+              double* out = sums.data + 2 * k * sums.pitch + c + i * kWidth;
+              add_to<T>(out, total[i][2 * k], part);
+              add_to<T>(out + sums.pitch, total[i][2 * k + 1], part);
+            });
+          });
         });
-      }
-      components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-        add_to<T>(sums.data + 2 * k * sums.pitch + c, total[2 * k], part);
-        add_to<T>(sums.data + (2 * k + 1) * sums.pitch + c, total[2 * k + 1], part);
-      });
-    });
   }
 
   static void accumulate(TileShape shape, Tile<const T> u, Tile<const T> x, Coefficients<T> coef,
