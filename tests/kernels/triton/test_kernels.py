@@ -17,7 +17,7 @@ SHAPES = [
     (3, 1, 33),
     (9, 4, 2, 2),
     (5, 17, 5, 5),
-    (4, 40, 7, 7),
+    (2, 40, 7, 7),
     (2, 6, 3, 4, 8),
 ]
 
@@ -31,7 +31,7 @@ def test_shapes(shape, channels_last, device):
 @LAYOUTS
 @pytest.mark.parametrize("components", [1, 2, 5, 16])
 def test_components(components, channels_last, device):
-    Case((3, 6, 7, 7), components, channels_last=channels_last, device=device).check()
+    Case((3, 6, 5, 5), components, channels_last=channels_last, device=device).check()
 
 
 @LAYOUTS
@@ -51,7 +51,7 @@ def test_dtypes(dtype, groups, channels_last, device):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("groups", [1, 6])
 def test_em_steps(groups, channels_last, device):
     case = Case((3, 6, 5, 5), 3, groups, channels_last=channels_last, device=device)
     case.check(em_iters=2)
@@ -72,8 +72,7 @@ def test_affine(affine, device):
     Case((3, 6, 5, 5), device=device, affine=affine).check()
 
 
-@LAYOUTS
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("groups", "channels_last"), [(1, True), (2, False)])
 def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
     """Logits and their gradients block by block, ν loaded by every sweep."""
     choose = config.choose_tile
@@ -90,18 +89,20 @@ def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
     case.check(em_iters=1)
 
 
-def test_a_wide_layer(device):
-    """Rows of 3 × 3 allow no vector loads: a group of 260 channels fits no tile."""
-    case = Case((2, 260, 3, 3), device=device)
-    tile = config.choose_tile("moments", geometry(case.x), 260, 3, config.NU_JOINT, itemsize=4)
-    assert tile is None
-    case.check()
+def test_a_wide_layer_fits_no_tile():
+    """Rows of 7 × 7 allow no vector loads."""
+    x = torch.empty(64, 2048, 7, 7, device="meta")
+    assert config.choose_tile("moments", geometry(x), 2048, 3, config.NU_JOINT, itemsize=4) is None
+    narrow = torch.empty(64, 64, 56, 56, device="meta")
+    tile = config.choose_tile("moments", geometry(narrow), 64, 3, config.NU_JOINT, itemsize=4)
+    assert tile is not None
+    assert tile.block_c == 64
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 40])
+@pytest.mark.parametrize("multiprocessors", [1, 20])
 def test_any_number_of_chunks(multiprocessors, device, monkeypatch):
     monkeypatch.setattr(problem, "multiprocessors", lambda device: multiprocessors)
-    Case((7, 6, 9, 9), device=device).check()
+    Case((5, 4, 9, 9), device=device).check()
 
 
 @LAYOUTS
