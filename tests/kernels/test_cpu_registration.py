@@ -72,7 +72,9 @@ def test_every_operator_is_checked() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("mixnorm::")
     }
-    assert names - {"cuda_device_info"} == {*OPERATORS, "snapshot", "is_first_run"}
+    of_triton = {name for name in names if name.startswith("triton_")}  # checked with those kernels
+    others = {"cuda_device_info", "snapshot", "is_first_run"}
+    assert names - of_triton - others == set(OPERATORS)
 
 
 def test_compiles_without_graph_breaks() -> None:
