@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mixnorm_cuda.kernels.triton import launch, launch_backward, launch_forward, problem
-from mixnorm_cuda.types import Mixture
+from mixnorm_cuda.types import BatchMoments, Mixture
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
@@ -105,7 +105,7 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
             responsibility_grad=True, mixture_grad=False, **common,
         )  # fmt: skip
-        launch_forward.evaluate(x, mixture, *affine, **common)
+        launch_forward.normalize(x, mixture, BatchMoments(*mixture), *affine, **common)
         launch_backward.evaluate_backward(
             x, x, mixture, *affine, responsibility_grad=True, **common
         )

@@ -22,9 +22,11 @@ from mixnorm_cuda.kernels.triton.config import Budget
 VARIABLE = "MIXNORM_AUTOTUNE"
 SWEEPS = {
     "moments": ("moments",),
-    "forward": ("moments", "normalize"),
-    "backward": ("output_sums", "input_gradient"),
-    "evaluate": ("normalize",),
+    "forward": ("fused_forward", "moments", "normalize"),
+    "backward": ("fused_backward", "output_sums", "input_gradient"),
+    "normalize": ("normalize",),
+    "backward_sums": ("output_sums",),
+    "backward_apply": ("input_gradient",),
     "evaluate_backward": ("input_gradient",),
 }
 """The kernels whose budgets an operator's time depends on."""

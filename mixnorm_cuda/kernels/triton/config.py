@@ -36,6 +36,9 @@ class Budget:
     """Threads of a multiprocessor that a launch counts on: what its registers allow."""
     resident_elements: int = 2**16
     """Elements that these threads hold, at most: a tile of more needs more registers."""
+    program_elements: int = 0
+    """Of the input that one program goes over in a launch that does all passes, at most: what
+    stays in a multiprocessor's cache from pass to pass. 0: never one launch."""
 
 
 BUDGETS: dict[str, Budget] = {
@@ -47,6 +50,10 @@ BUDGETS: dict[str, Budget] = {
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "responsibilities": Budget(),
     "log_odds_gradient": Budget(elements=16),
+    "fused_forward": Budget(threads=256, program_elements=2**15),
+    "fused_backward": Budget(
+        position_registers=16, elements=16, threads=256, program_elements=2**14
+    ),
 }
 
 
@@ -110,13 +117,13 @@ def channel_cost(kernel: str, components: int, nu: str, *, sums: int = 0) -> int
     """Values that a thread holds for each of its channels."""
     k = components
     computed = 2 * (k - 1) if nu in (NU_JOINT, NU_CHANNEL) else 0
-    if kernel == "moments":
+    if kernel in ("moments", "fused_forward"):
         return 1 + computed + 2 * k
     if kernel == "normalize":
         return 1 + computed + 2 * k
     if kernel == "output_sums":
         return 1 + computed + 2 * k
-    if kernel == "input_gradient":
+    if kernel in ("input_gradient", "fused_backward"):
         return 1 + 4 * k + 2 * (k - 1) + sums
     return 1  # responsibilities, log_odds_gradient: rows are loaded where they are used
 
@@ -130,8 +137,12 @@ def choose_tile(
     *,
     itemsize: int,
     sums: int = 0,
+    block_c: int | None = None,
 ) -> Tile | None:
-    """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit."""
+    """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit.
+
+    Blocks have at most ``block_c`` channels where these need not meet.
+    """
     budget = budget_of(kernel)
     registers = 2 if itemsize == 8 else 1
     cost = channel_cost(kernel, components, nu, sums=sums) * registers
@@ -141,8 +152,9 @@ def choose_tile(
     elements = min(budget.elements, budget.bytes // itemsize)
     if nu == NU_CHANNEL:
         elements = min(elements, held)
-    block_c = next_power_of_two(span)
-    blocked = nu not in (NU_JOINT,)
+    blocked = nu != NU_JOINT
+    widest = next_power_of_two(span)
+    block_c = min(widest, block_c) if blocked and block_c else widest
     pick = _channels_last if geometry.channels_last else _contiguous
     return pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
 
@@ -223,6 +235,35 @@ def choose_launch(
     fewest = -(-geometry.positions // 2**18)
     chunks = min(tiles, max(1, resident // blocks, fewest), 65535)
     return Launch(tile, blocks, chunks, tiles)
+
+
+def choose_fused(
+    kernel: str,
+    geometry: Geometry,
+    channels: int,
+    span: int,
+    components: int,
+    nu: str,
+    multiprocessors: int,
+    *,
+    itemsize: int,
+    sums: int = 0,
+) -> Launch | None:
+    """One program for each group or, where channels do not meet, for a few of them; None where a
+    program would go over more of the input than its budget's ``program_elements``."""
+    # Few channels keep all multiprocessors busy; memory comes in sectors of 32 bytes.
+    fewest = 32 // itemsize if geometry.channels_last else 1
+    block_c = max(fewest, _floor_power_of_two(span / multiprocessors))
+    tile = choose_tile(
+        kernel, geometry, span, components, nu, itemsize=itemsize, sums=sums, block_c=block_c
+    )
+    if tile is None:
+        return None
+    width = min(tile.block_c, span)
+    if width * geometry.positions > budget_of(kernel).program_elements:
+        return None
+    blocks = channels // span * -(-span // tile.block_c)
+    return Launch(tile, blocks, 1, max(1, -(-geometry.positions // tile.block_p)))
 
 
 def constants(tile: Tile, *, sums: bool) -> dict[str, int]:

@@ -101,6 +101,23 @@ class Problem:
         assert launch is not None
         return launch
 
+    def fused(self, kernel: str, *, sums: int = 0) -> Launch | None:
+        """Of a launch that does all passes, for problems small enough."""
+        if self.nu == NU_LOADED and not self.keeps_nu:
+            return None
+        nu = NU_JOINT if self.nu == NU_LOADED else self.nu
+        return config.choose_fused(
+            kernel,
+            self.geometry,
+            self.channels,
+            self.span(nu),
+            self.components,
+            nu,
+            multiprocessors(self.device),
+            itemsize=self.itemsize,
+            sums=sums,
+        )
+
     def per_group(self, kernel: str) -> Launch:
         """Of a kernel whose programs go over all channel blocks of their group."""
         launch = self.blocked(kernel)
