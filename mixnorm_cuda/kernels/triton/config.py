@@ -252,15 +252,16 @@ def choose_fused(
     """One program for each group or, where channels do not meet, for a few of them; None where a
     program would go over more of the input than its budget's ``program_elements``."""
     # Few channels keep all multiprocessors busy; memory comes in sectors of 32 bytes.
+    limit = budget_of(kernel).program_elements
     fewest = 32 // itemsize if geometry.channels_last else 1
-    block_c = max(fewest, _floor_power_of_two(span / multiprocessors))
+    wanted = min(span / multiprocessors, limit / geometry.positions)
+    block_c = max(fewest, _floor_power_of_two(wanted))
     tile = choose_tile(
         kernel, geometry, span, components, nu, itemsize=itemsize, sums=sums, block_c=block_c
     )
     if tile is None:
         return None
-    width = min(tile.block_c, span)
-    if width * geometry.positions > budget_of(kernel).program_elements:
+    if min(tile.block_c, span) * geometry.positions > limit:
         return None
     blocks = channels // span * -(-span // tile.block_c)
     return Launch(tile, blocks, 1, max(1, -(-geometry.positions // tile.block_p)))

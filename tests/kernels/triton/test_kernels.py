@@ -1,4 +1,5 @@
-"""Every kernel against the reference in float64, over shapes that break tiling."""
+"""Every kernel against the reference in float64, each in a launch of its own, over shapes that
+break tiling."""
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mixnorm_cuda.kernels.triton import config, problem
 from mixnorm_cuda.kernels.triton.geometry import geometry
 from tests.kernels.triton.cases import Case
 
+pytestmark = pytest.mark.usefixtures("separate_launches")
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
 # Samples of 1, 4, 25, 49 and 96 positions; 1, 3, 6, 17 and 40 channels; more than one tile and
 # more than one chunk in most.

@@ -1,0 +1,121 @@
+"""Small problems: one launch forward and one backward, chosen by the table's threshold."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mixnorm_cuda.kernels.triton import config, launch, ops
+from mixnorm_cuda.kernels.triton.problem import Problem
+from tests.kernels.triton.cases import Case
+from tests.support import EPS
+
+LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
+FORWARD, BACKWARD = "_fused_forward_kernel", "_fused_backward_kernel"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Names of the kernels that were started."""
+    names = []
+    run = launch.run
+
+    def noted(kernel, *arguments, **sizes):
+        names.append(kernel.__name__)
+        run(kernel, *arguments, **sizes)
+
+    monkeypatch.setattr(launch, "run", noted)
+    return names
+
+
+def limited(elements: int) -> dict[str, config.Budget]:
+    return {
+        kernel: dataclasses.replace(config.BUDGETS[kernel], program_elements=elements)
+        for kernel in ("fused_forward", "fused_backward")
+    }
+
+
+@LAYOUTS
+@pytest.mark.parametrize(
+    ("shape", "components", "groups"),
+    [
+        ((5, 17, 9, 5), 3, 1),  # several tiles, channels that fill no block
+        ((4, 6, 12, 12), 1, 2),
+        ((3, 12, 6, 7), 2, 3),
+        ((3, 10, 16, 16), 3, 10),
+        ((40, 6), 16, 1),
+    ],
+    ids=str,
+)
+def test_against_the_reference(shape, components, groups, channels_last, device, launched):
+    case = Case(shape, components, groups, channels_last=channels_last, device=device)
+    case.check(evaluated=False, em_iters=2, mixture_grad=False)
+    assert launched == [FORWARD, BACKWARD]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float64, {}),
+        (torch.bfloat16, {"responsibility_grad": False}),
+        (torch.float32, {"mixing_scale": False}),
+    ],
+    ids=str,
+)
+def test_options(dtype, options, groups, device, launched):
+    """The gradient of θ takes its sums from the launch, and up to two small ones more."""
+    case = Case((4, 6, 5, 5), 3, groups, dtype=dtype, device=device, affine="shared")
+    case.check(evaluated=False, **options)
+    assert launched[:2] == [FORWARD, BACKWARD]
+    assert all(name.startswith("_mix") for name in launched[2:])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_the_threshold_is_what_one_program_goes_over(groups, device, launched, monkeypatch):
+    case = Case((4, 8, 5, 5), 3, groups, device=device)
+    per_program = 100 * 8 // (1 if groups == 8 else groups)
+    with config.using(limited(per_program)):
+        case.check(evaluated=False, mixture_grad=False)
+    assert launched == [FORWARD, BACKWARD]
+    launched.clear()
+    with config.using(limited(per_program - 1)):
+        case.check(evaluated=False, mixture_grad=False)
+    if groups == 8:  # channels of a program may be fewer, one in the end
+        assert launched == [FORWARD, BACKWARD]
+    else:
+        assert not {FORWARD, BACKWARD} & set(launched)
+
+
+def test_both_ways_agree(device):
+    case = Case((4, 8, 6, 6), device=device)
+    together = case.operators(em_iters=1)
+    with config.using(limited(0)):
+        apart = case.operators(em_iters=1)
+    for name, value in apart.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_same_bits_every_time(device):
+    case = Case((5, 4, 7, 7), device=device)
+    first, second = case.operators(em_iters=1), case.operators(em_iters=1)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "expected"),
+    [
+        ((8, 64, 8, 8), 1, True),
+        ((16, 64, 8, 8), 1, False),
+        ((16, 64, 8, 8), 64, True),
+        ((64, 64, 56, 56), 64, False),
+        ((8, 4096), 1, False),  # 4,096 channels fit no tile
+    ],
+    ids=str,
+)
+def test_what_the_table_takes(shape, groups, expected):
+    statistics = [torch.empty(3, shape[1], device="meta") for _ in range(2)]
+    x = torch.empty(shape, device="meta")
+    mixture = ops.Mixture(torch.empty(groups, 3, device="meta"), *statistics)
+    grid = Problem.of(x, mixture, EPS).fused("fused_forward")
+    assert (grid is not None) == expected
