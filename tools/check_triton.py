@@ -34,6 +34,11 @@ def representative(everything: bool) -> "list[Layer]":
         Layer((64, 64, 56, 56), 8, 64),
         Layer((64, 64, 56, 56), 16, 64, channels_last=True),
         Layer((64, 64, 56, 56), 3, 8, "bfloat16"),
+        # Small enough for one launch.
+        Layer((4, 64, 8, 8)),
+        Layer((64, 256)),
+        Layer((8, 256, 14, 14), 3, 256, "bfloat16"),
+        Layer((8, 64, 8, 8), 4, 8, channels_last=True),
     ]
     if everything:
         for channels_last in (False, True):
@@ -45,6 +50,10 @@ def representative(everything: bool) -> "list[Layer]":
                 Layer((64, 64, 56, 56), 1, channels_last=channels_last),
                 Layer((64, 64, 56, 56), 3, 64, channels_last=channels_last),
                 Layer((64, 64, 56, 56), 3, 1, "float64", channels_last),
+                Layer((8, 128, 4, 4), 4, channels_last=channels_last),
+                Layer((8, 256, 7, 7), 4, 256, channels_last=channels_last),
+                Layer((16, 256, 7, 7), 1, channels_last=channels_last),
+                Layer((2, 64, 8, 8), 4, 1, "float64", channels_last),
             ]
         layers += [Layer((64, 64, 56, 56), 16, channels_last=True), Layer((64, 64, 56, 56), 16, 64)]
     return layers

@@ -39,6 +39,9 @@ class Budget:
     program_elements: int = 0
     """Of the input that one program goes over in a launch that does all passes, at most: what
     stays in a multiprocessor's cache from pass to pass. 0: never one launch."""
+    program_components: int = 4
+    """Components in such a launch, at most: compiling it takes seconds at 4, and grows with the
+    cube (10 s at 8, minutes at 16, on a 2-core Xeon)."""
 
 
 BUDGETS: dict[str, Budget] = {
@@ -250,18 +253,19 @@ def choose_fused(
     sums: int = 0,
 ) -> Launch | None:
     """One program for each group or, where channels do not meet, for a few of them; None where a
-    program would go over more of the input than its budget's ``program_elements``."""
+    program would go over more of the input than its budget allows."""
+    budget = budget_of(kernel)
+    limit = budget.program_elements
+    if components > budget.program_components:
+        return None
     # Few channels keep all multiprocessors busy; memory comes in sectors of 32 bytes.
-    limit = budget_of(kernel).program_elements
     fewest = 32 // itemsize if geometry.channels_last else 1
     wanted = min(span / multiprocessors, limit / geometry.positions)
     block_c = max(fewest, _floor_power_of_two(wanted))
     tile = choose_tile(
         kernel, geometry, span, components, nu, itemsize=itemsize, sums=sums, block_c=block_c
     )
-    if tile is None:
-        return None
-    if min(tile.block_c, span) * geometry.positions > limit:
+    if tile is None or min(tile.block_c, span) * geometry.positions > limit:
         return None
     blocks = channels // span * -(-span // tile.block_c)
     return Launch(tile, blocks, 1, max(1, -(-geometry.positions // tile.block_p)))

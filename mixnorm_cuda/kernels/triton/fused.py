@@ -101,32 +101,31 @@ def _fused_forward_kernel(
         C, SPAN, D, K, EPS, MIXING_SCALE, SAMPLES, BLOCK_C, CHANNELS_LAST,
     )  # fmt: skip
     tl.debug_barrier()
-    for _step in range(em_iters):
+    # One copy of the moments for all steps: the compiler's time grows faster than the code.
+    for step in range(em_iters + 1):
         _moments_kernel(
-            x_ptr, posterior_ptr, None, mass_ptr, sums_ptr, runs, row_runs, base, extra,
-            C, SPAN, K, NU, False, BLOCK_C, BLOCK_P, REPEATS, VECTOR, VEC, CHANNELS_LAST, ONE_ROW,
+            x_ptr, posterior_ptr, nu_ptr, mass_ptr, sums_ptr, runs, row_runs, base, extra,
+            C, SPAN, K, NU, STORE_NU,
+            BLOCK_C, BLOCK_P, REPEATS, VECTOR, VEC, CHANNELS_LAST, ONE_ROW,
         )  # fmt: skip
         tl.debug_barrier()
-        _merge_moments_kernel(
-            mass_ptr, sums_ptr, 1, positions, final_weight_ptr, final_mean_ptr, final_var_ptr,
-            None, 0, 0, None, 0, 0, posterior_ptr, None, None, None, None,
-            final_weight_ptr, final_mean_ptr, final_var_ptr,
-            C, SPAN, D, K, True, EPS, MIXING_SCALE, BLOCK_C, 1,
-        )  # fmt: skip
+        if step < em_iters:
+            _merge_moments_kernel(
+                mass_ptr, sums_ptr, 1, positions, final_weight_ptr, final_mean_ptr, final_var_ptr,
+                None, 0, 0, None, 0, 0, posterior_ptr, None, None, None, None,
+                final_weight_ptr, final_mean_ptr, final_var_ptr,
+                C, SPAN, D, K, True, EPS, MIXING_SCALE, BLOCK_C, 1,
+            )  # fmt: skip
+        else:
+            _merge_moments_kernel(
+                mass_ptr, sums_ptr, 1, positions, final_weight_ptr, final_mean_ptr, final_var_ptr,
+                weight_ptr, weight_stride_k, weight_stride_c,
+                bias_ptr, bias_stride_k, bias_stride_c,
+                posterior_ptr, output_ptr, batch_mass_ptr, batch_mean_ptr, batch_var_ptr,
+                None, None, None,
+                C, SPAN, D, K, False, EPS, MIXING_SCALE, BLOCK_C, 1,
+            )  # fmt: skip
         tl.debug_barrier()
-    _moments_kernel(
-        x_ptr, posterior_ptr, nu_ptr, mass_ptr, sums_ptr, runs, row_runs, base, extra,
-        C, SPAN, K, NU, STORE_NU, BLOCK_C, BLOCK_P, REPEATS, VECTOR, VEC, CHANNELS_LAST, ONE_ROW,
-    )  # fmt: skip
-    tl.debug_barrier()
-    _merge_moments_kernel(
-        mass_ptr, sums_ptr, 1, positions, final_weight_ptr, final_mean_ptr, final_var_ptr,
-        weight_ptr, weight_stride_k, weight_stride_c, bias_ptr, bias_stride_k, bias_stride_c,
-        posterior_ptr, output_ptr, batch_mass_ptr, batch_mean_ptr, batch_var_ptr,
-        None, None, None,
-        C, SPAN, D, K, False, EPS, MIXING_SCALE, BLOCK_C, 1,
-    )  # fmt: skip
-    tl.debug_barrier()
     _normalize_kernel(
         x_ptr, posterior_ptr, nu_ptr, output_ptr, y_ptr, runs, row_runs, base, extra,
         C, SPAN, K, OUTPUT_NU, BLOCK_C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW,

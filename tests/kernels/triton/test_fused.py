@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from mixnorm_cuda.kernels.triton import config, launch, ops
+from mixnorm_cuda.kernels.triton import config, launch
 from mixnorm_cuda.kernels.triton.problem import Problem
+from mixnorm_cuda.types import Mixture
 from tests.kernels.triton.cases import Case
 from tests.support import EPS
 
@@ -43,7 +44,7 @@ def limited(elements: int) -> dict[str, config.Budget]:
         ((4, 6, 12, 12), 1, 2),
         ((3, 12, 6, 7), 2, 3),
         ((3, 10, 16, 16), 3, 10),
-        ((40, 6), 16, 1),
+        ((40, 6), 4, 1),
     ],
     ids=str,
 )
@@ -103,19 +104,20 @@ def test_same_bits_every_time(device):
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "expected"),
+    ("shape", "components", "groups", "expected"),
     [
-        ((8, 64, 8, 8), 1, True),
-        ((16, 64, 8, 8), 1, False),
-        ((16, 64, 8, 8), 64, True),
-        ((64, 64, 56, 56), 64, False),
-        ((8, 4096), 1, False),  # 4,096 channels fit no tile
+        ((8, 64, 8, 8), 3, 1, True),
+        ((16, 64, 8, 8), 3, 1, False),
+        ((16, 64, 8, 8), 3, 64, True),
+        ((64, 64, 56, 56), 3, 64, False),
+        ((8, 64, 8, 8), 8, 1, False),  # takes long to compile
+        ((8, 4096), 3, 1, False),  # 4,096 channels fit no tile
     ],
     ids=str,
 )
-def test_what_the_table_takes(shape, groups, expected):
-    statistics = [torch.empty(3, shape[1], device="meta") for _ in range(2)]
+def test_what_the_table_takes(shape, components, groups, expected):
+    statistics = [torch.empty(components, shape[1], device="meta") for _ in range(2)]
     x = torch.empty(shape, device="meta")
-    mixture = ops.Mixture(torch.empty(groups, 3, device="meta"), *statistics)
+    mixture = Mixture(torch.empty(groups, components, device="meta"), *statistics)
     grid = Problem.of(x, mixture, EPS).fused("fused_forward")
     assert (grid is not None) == expected
