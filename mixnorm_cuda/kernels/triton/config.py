@@ -36,6 +36,9 @@ class Budget:
     """Threads of a multiprocessor that a launch counts on: what its registers allow."""
     resident_elements: int = 2**16
     """Elements that these threads hold, at most: a tile of more needs more registers."""
+    dot_components: int = 0
+    """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
+    16 to 64 channels in float32. 0: never."""
     program_elements: int = 0
     """Of the input that one program goes over in a launch that does all passes, at most: what
     stays in a multiprocessor's cache from pass to pass. 0: never one launch."""
@@ -46,7 +49,13 @@ class Budget:
 
 BUDGETS: dict[str, Budget] = {
     "moments": Budget(
-        channel_registers=96, position_registers=16, bytes=128, resident_elements=2**13
+        channel_registers=96,
+        position_registers=16,
+        bytes=128,
+        resident_elements=2**13,
+        # Counted, not measured: tl.dot costs 50 instructions an element up to 16 components, the
+        # multiply-adds 28 at 3, 74 at 5 and 180 at 8.
+        dot_components=5,
     ),
     "normalize": Budget(),
     "output_sums": Budget(elements=16),
@@ -238,6 +247,21 @@ def choose_launch(
     fewest = -(-geometry.positions // 2**18)
     chunks = min(tiles, max(1, resident // blocks, fewest), 65535)
     return Launch(tile, blocks, chunks, tiles)
+
+
+def choose_dot(
+    kernel: str, geometry: Geometry, span: int, components: int, *, itemsize: int
+) -> Tile | None:
+    """The tile of a kernel that uses `tl.dot`; None where multiply-adds serve better.
+
+    Every warp holds the coefficients of all channels as operands: more than 64 would spill.
+    """
+    fewest = budget_of(kernel).dot_components
+    if not 0 < fewest <= components or not 16 <= span <= 64:
+        return None
+    block_c = next_power_of_two(span)
+    vec = _power_of_two_divisor(span, 16 // itemsize) if geometry.channels_last else geometry.vec
+    return Tile(block_c, 2048 // block_c, vec, 1, 1, 4)
 
 
 def choose_fused(

@@ -13,6 +13,7 @@ from mixnorm_cuda.kernels.triton.launch_tables import (
     output_coefficients,
 )
 from mixnorm_cuda.kernels.triton.moments import _merge_moments_kernel, _moments_kernel
+from mixnorm_cuda.kernels.triton.moments_dot import _dot_moments_kernel
 from mixnorm_cuda.kernels.triton.normalize import _normalize_kernel
 from mixnorm_cuda.kernels.triton.posterior import _responsibilities_kernel
 from mixnorm_cuda.kernels.triton.problem import Problem
@@ -132,26 +133,22 @@ def _sums(
     problem: Problem, x: Tensor, table: Tensor, stored: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Partial masses [chunks, G, K] and sums [chunks, 2K, C]; ν where it is stored or loaded."""
-    how, grid, nu = with_responsibilities(problem, "moments", x, table, stored)
+    k, grid = problem.components, problem.dot("moments")
+    dot = grid is not None
+    how, nu = NU_JOINT, None
+    if grid is None:
+        how, grid, nu = with_responsibilities(problem, "moments", x, table, stored)
     store = how == NU_JOINT and stored is not None
     nu = stored if store else nu
-    mass = problem.empty(grid.chunks, problem.groups, problem.components)
-    sums = problem.empty(grid.chunks, 2 * problem.components, problem.channels)
-    launch.sweep(
-        _moments_kernel,
-        grid,
-        problem.geometry,
-        x,
-        table,
-        nu,
-        mass,
-        sums,
-        span=problem.span(how),
-        sums=True,
-        K=problem.components,
-        NU=how,
-        STORE_NU=store,
-    )
+    mass = problem.empty(grid.chunks, problem.groups, k)
+    sums = problem.empty(grid.chunks, 2 * k, problem.channels)
+    arguments = (grid, problem.geometry, x, table, nu, mass, sums)
+    options = {"span": problem.span(how), "K": k, "STORE_NU": store}
+    if dot:
+        # Three products of tensor-float-32 make nearly one of float32.
+        launch.sweep(_dot_moments_kernel, *arguments, **options, ROWS=16, PRECISION="tf32x3")
+    else:
+        launch.sweep(_moments_kernel, *arguments, **options, sums=True, NU=how)
     return mass, sums, nu
 
 
