@@ -38,7 +38,7 @@ class Budget:
     """Elements that these threads hold, at most: a tile of more needs more registers."""
     dot_components: int = 0
     """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
-    16 to 64 channels in float32. 0: never."""
+    32 to 64 channels in float32. 0: never."""
     program_elements: int = 0
     """Of the input that one program goes over in a launch that does all passes, at most: what
     stays in a multiprocessor's cache from pass to pass. 0: never one launch."""
@@ -254,10 +254,11 @@ def choose_dot(
 ) -> Tile | None:
     """The tile of a kernel that uses `tl.dot`; None where multiply-adds serve better.
 
-    Every warp holds the coefficients of all channels as operands: more than 64 would spill.
+    Every warp holds the coefficients of all channels as operands: more than 64 would spill. With
+    fewer than 32 the 16 padded rows of ν cost more than the products.
     """
     fewest = budget_of(kernel).dot_components
-    if not 0 < fewest <= components or not 16 <= span <= 64:
+    if not 0 < fewest <= components or not 32 <= span <= 64:
         return None
     block_c = next_power_of_two(span)
     vec = _power_of_two_divisor(span, 16 // itemsize) if geometry.channels_last else geometry.vec

@@ -54,11 +54,19 @@ class Case:
         return _results(ops, self.x, self.dy, self.mixture, self.affine, **options)
 
     def reference(self, **options: Any) -> dict[str, Tensor]:
-        """In float64, on the same numbers."""
-        x, dy = self.x.double(), self.dy.double()
+        x, mixture, *affine = self.exact()
+        return _results(
+            REFERENCE, x, self.dy.double(), mixture, tuple(affine), given=False, **options
+        )
+
+    def exact(self) -> tuple[Any, ...]:
+        """x, θ, weight and bias in float64, the same numbers."""
         mixture = Mixture(*(t.double() for t in self.mixture))
-        affine = tuple(None if t is None else t.double() for t in self.affine)
-        return _results(REFERENCE, x, dy, mixture, affine, given=False, **options)
+        return (
+            self.x.double(),
+            mixture,
+            *(None if t is None else t.double() for t in self.affine),
+        )
 
     def check(self, **options: Any) -> dict[str, Tensor]:
         """Every operator's results are as near the reference as the method promises."""
