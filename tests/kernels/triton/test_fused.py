@@ -11,7 +11,6 @@ from mixnorm_cuda.types import Mixture
 from tests.kernels.triton.cases import Case
 from tests.support import EPS
 
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
 FORWARD, BACKWARD = "_fused_forward_kernel", "_fused_backward_kernel"
 
 
@@ -36,15 +35,16 @@ def limited(elements: int) -> dict[str, config.Budget]:
     }
 
 
-@LAYOUTS
 @pytest.mark.parametrize(
-    ("shape", "components", "groups"),
+    ("shape", "components", "groups", "channels_last"),
     [
-        ((5, 17, 9, 5), 3, 1),  # several tiles, channels that fill no block
-        ((4, 6, 12, 12), 1, 2),
-        ((3, 12, 6, 7), 2, 3),
-        ((3, 10, 16, 16), 3, 10),
-        ((40, 6), 4, 1),
+        ((5, 17, 9, 5), 3, 1, False),  # several tiles, channels that fill no block
+        ((5, 17, 9, 5), 3, 1, True),
+        ((4, 6, 12, 12), 1, 2, False),
+        ((3, 12, 6, 7), 2, 3, True),
+        ((3, 10, 16, 16), 3, 10, False),
+        ((3, 10, 8, 8), 3, 10, True),
+        ((40, 6), 4, 1, False),
     ],
     ids=str,
 )
@@ -54,13 +54,13 @@ def test_against_the_reference(shape, components, groups, channels_last, device,
     assert launched == [FORWARD, BACKWARD]
 
 
-@pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize(
-    ("dtype", "options"),
+    ("dtype", "groups", "options"),
     [
-        (torch.float64, {}),
-        (torch.bfloat16, {"responsibility_grad": False}),
-        (torch.float32, {"mixing_scale": False}),
+        (torch.float64, 1, {}),
+        (torch.float64, 6, {}),
+        (torch.bfloat16, 2, {"responsibility_grad": False}),
+        (torch.float32, 1, {"mixing_scale": False}),
     ],
     ids=str,
 )
@@ -73,7 +73,7 @@ def test_options(dtype, options, groups, device, launched):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_the_threshold_is_what_one_program_goes_over(groups, device, launched, monkeypatch):
+def test_the_threshold_is_what_one_program_goes_over(groups, device, launched):
     case = Case((4, 8, 5, 5), 3, groups, device=device)
     per_program = 100 * 8 // (1 if groups == 8 else groups)
     with config.using(limited(per_program)):
@@ -95,12 +95,6 @@ def test_both_ways_agree(device):
         apart = case.operators(em_iters=1)
     for name, value in apart.items():
         torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-5, msg=name)
-
-
-def test_same_bits_every_time(device):
-    case = Case((5, 4, 7, 7), device=device)
-    first, second = case.operators(em_iters=1), case.operators(em_iters=1)
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,17 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "contiguous") for name in OPERATORS),
+        *((name, kind) for name in ("forward", "backward") for kind in tuple(INPUTS)[1:]),
+        *((name, "empty") for name in ("moments", "normalize", "backward_sums", "backward_apply")),
+        ("normalize", "channels last"),
+        ("evaluate_backward", "channels last"),
+    ],
+)
 def test_opcheck(name, kind, device):
-    if name == "update_running" and kind != "contiguous":
-        pytest.skip("update_running has no input")
     torch.library.opcheck(
         getattr(torch.ops.mixnorm, f"triton_{name}").default,
         arguments(name, INPUTS[kind].to(device), 3, 2 if kind == "rank 2" else 1),
@@ -71,7 +77,7 @@ def test_opcheck(name, kind, device):
     )
 
 
-@pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 3), (3, 6)])
+@pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 6)])
 def test_opcheck_of_what_is_kept(components, groups, device):
     for name in ("forward", "backward"):
         torch.library.opcheck(

@@ -55,10 +55,12 @@ def check(case: Case, sizes: tuple[int, ...], **options: bool) -> None:
         assert_close(value, expected if value.dim() == 2 else expected.sum(0), derived)
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
-@pytest.mark.parametrize(("components", "groups"), [(3, 1), (3, 3), (3, 6), (1, 1)])
+@pytest.mark.parametrize(
+    ("components", "groups", "channels_last"),
+    [(3, 1, True), (3, 3, False), (3, 6, True), (1, 1, False)],
+)
 def test_halves_make_the_whole(components, groups, channels_last, device):
-    case = Case((5, 6, 5, 5), components, groups, channels_last=channels_last, device=device)
+    case = Case((5, 6, 4, 4), components, groups, channels_last=channels_last, device=device)
     check(case, (2, 3))
 
 
