@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.triton import launch
-from mixnorm_cuda.kernels.triton.config import NU_JOINT, NU_LOADED
 from mixnorm_cuda.kernels.triton.geometry import dense, like
 from mixnorm_cuda.kernels.triton.gradient_merge import (
     _merge_output_sums_kernel,
@@ -12,18 +11,14 @@ from mixnorm_cuda.kernels.triton.gradient_merge import (
     _mixture_gradient_kernel,
     _output_gradient_sums_kernel,
 )
-from mixnorm_cuda.kernels.triton.gradients import (
-    _input_gradient_kernel,
-    _log_odds_gradient_kernel,
-    _output_sums_kernel,
-)
-from mixnorm_cuda.kernels.triton.launch_forward import (
-    MERGE_BLOCK_C,
-    MERGE_BLOCK_J,
-    responsibilities,
-    with_responsibilities,
-)
+from mixnorm_cuda.kernels.triton.launch_forward import MERGE_BLOCK_C, MERGE_BLOCK_J
 from mixnorm_cuda.kernels.triton.launch_fused import fused_backward
+from mixnorm_cuda.kernels.triton.launch_gradients import (
+    COMPUTED,
+    NO_GRADIENT,
+    input_gradient,
+    output_sums,
+)
 from mixnorm_cuda.kernels.triton.launch_tables import (
     affine_arguments,
     coefficients,
@@ -32,9 +27,6 @@ from mixnorm_cuda.kernels.triton.launch_tables import (
 )
 from mixnorm_cuda.kernels.triton.problem import Problem
 from mixnorm_cuda.types import BatchMoments, Gradients, GradientSums, Mixture
-
-NO_GRADIENT, COMPUTED, LOADED = "none", "computed", "loaded"
-"""Where the gradient of the log-odds comes from."""
 
 
 def backward(
@@ -72,13 +64,13 @@ def backward(
         )  # fmt: skip
     else:
         table = coefficients(problem, x, mixture, moments)
-        sums, kept = _output_sums(problem, dy, x, table, kept)
+        sums, kept = output_sums(problem, dy, x, table, kept)
         output, statistics = _gradient_tables(problem)
         dweight, dbias = _merge(
             problem, sums, moments, mixture, weight, bias, table, output, statistics, scale_sums,
             mixing_scale,
         )  # fmt: skip
-        dx, _, log_mass, dlog_sums = _input_gradient(
+        dx, _, log_mass, dlog_sums = input_gradient(
             problem, dy, x, table, kept, output, statistics, through=through, log_sums=log_sums
         )
     dmixture = None
@@ -98,7 +90,7 @@ def backward_sums(
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
     table = coefficients(problem, x, mixture, moments)
-    sums, _ = _output_sums(problem, dy, x, table, None)
+    sums, _ = output_sums(problem, dy, x, table, None)
     found = GradientSums(torch.empty_like(mixture.mean), torch.empty_like(mixture.mean))
     launch.run(
         _output_gradient_sums_kernel,
@@ -142,7 +134,7 @@ def backward_apply(
     )  # fmt: skip
     if x.numel() == 0:
         return Gradients(torch.empty_like(x), dweight, dbias)
-    dx, *_ = _input_gradient(
+    dx, *_ = input_gradient(
         problem, dy, x, table, None, output, statistics,
         through=responsibility_grad and problem.components > 1,
     )  # fmt: skip
@@ -167,7 +159,7 @@ def evaluate_backward(
     problem = Problem.of(x, mixture, eps)
     own = BatchMoments(*mixture)
     table, output = output_coefficients(problem, x, mixture, own, weight, bias, mixing_scale)
-    dx, sums, _, _ = _input_gradient(
+    dx, sums, _, _ = input_gradient(
         problem, dy, x, table, None, output, None,
         through=responsibility_grad and problem.components > 1,
     )  # fmt: skip
@@ -178,128 +170,10 @@ def evaluate_backward(
     return Gradients(dx, dweight, dbias)
 
 
-def _output_sums(
-    problem: Problem, dy: Tensor, x: Tensor, table: Tensor, nu: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Partial sums [chunks, 2K, C], and ν where it is loaded."""
-    if nu is None:
-        how, grid, nu = with_responsibilities(problem, "output_sums", x, table)
-    else:
-        how, grid = NU_LOADED, problem.blocked("output_sums")
-    sums = problem.empty(grid.chunks, 2 * problem.components, problem.channels)
-    launch.sweep(
-        _output_sums_kernel,
-        grid,
-        problem.geometry,
-        dy,
-        x,
-        table,
-        nu,
-        sums,
-        span=problem.span(how),
-        sums=True,
-        K=problem.components,
-        NU=how,
-    )
-    return sums, nu
-
-
 def _gradient_tables(problem: Problem) -> tuple[Tensor, Tensor]:
     """Memory for the rows (α, τ) and (b, a, h) of every component."""
     k, channels = problem.components, problem.channels
     return problem.empty(2 * k, channels), problem.empty(3 * k, channels)
-
-
-def _input_gradient(
-    problem: Problem,
-    dy: Tensor,
-    x: Tensor,
-    table: Tensor,
-    nu: Tensor | None,
-    output: Tensor,
-    statistics: Tensor | None,
-    *,
-    through: bool,
-    log_sums: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """dx, and partial sums for the affine pairs (in eval) and for θ (on demand)."""
-    k, channels = problem.components, problem.channels
-    accumulated = 2 * k * ((statistics is None) + log_sums)
-    how, dlog, log_odds = problem.nu, COMPUTED if through else NO_GRADIENT, None
-    if how == NU_LOADED and (through or nu is None):
-        grid = problem.launch("input_gradient", NU_JOINT, sums=accumulated)
-        if grid is None:
-            nu = responsibilities(problem, x, table) if nu is None else nu
-            if through:
-                log_odds = _log_odds_gradient(problem, dy, x, table, nu, output, statistics)
-                dlog = LOADED
-        elif nu is None:
-            how = NU_JOINT
-    else:
-        grid = None
-    grid = grid or problem.blocked("input_gradient", how, sums=accumulated)
-    dx = torch.empty_like(x)
-    sums = None
-    if statistics is None:
-        sums = problem.empty(grid.chunks, 2 * k, channels)
-    dlog_mass = dlog_sums = None
-    if log_sums:
-        dlog_mass = problem.empty(grid.chunks, problem.groups, k)
-        dlog_sums = problem.empty(grid.chunks, 2 * k, channels)
-    launch.sweep(
-        _input_gradient_kernel,
-        grid,
-        problem.geometry,
-        dy,
-        x,
-        table,
-        nu,
-        output,
-        statistics,
-        log_odds,
-        dx,
-        sums,
-        dlog_sums,
-        dlog_mass,
-        span=problem.span(how),
-        sums=True,
-        K=k,
-        NU=how,
-        DLOG=dlog,
-        STATISTICS=statistics is not None,
-        OUTPUT_SUMS=statistics is None,
-        LOG_SUMS=log_sums,
-    )
-    return dx, sums, dlog_mass, dlog_sums
-
-
-def _log_odds_gradient(
-    problem: Problem,
-    dy: Tensor,
-    x: Tensor,
-    table: Tensor,
-    nu: Tensor,
-    output: Tensor,
-    statistics: Tensor | None,
-) -> Tensor:
-    """dℓ [G, K, M] of groups that fit no tile."""
-    found = problem.empty_nu()
-    launch.sweep(
-        _log_odds_gradient_kernel,
-        problem.per_group("log_odds_gradient"),
-        problem.geometry,
-        dy,
-        x,
-        table,
-        nu,
-        output,
-        statistics,
-        found,
-        span=problem.group_channels,
-        K=problem.components,
-        STATISTICS=statistics is not None,
-    )
-    return found
 
 
 def _merge(
