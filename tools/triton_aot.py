@@ -88,7 +88,7 @@ class LoopCounts(NamedTuple):
 
 
 def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
-    """All kernels of the layer's training step, with an EM step, and of eval."""
+    """All kernels of the layer's training step, with an EM step if K > 1, and of eval."""
     x = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
     affine = (empty(c), empty(c))
     common: dict[str, Any] = {"eps": 1e-5, "mixing_scale": True}
     with _compiling(capability) as found:
-        out = launch_forward.forward(x, mixture, *affine, em_iters=1, **common)
+        out = launch_forward.forward(x, mixture, *affine, em_iters=min(k - 1, 1), **common)
         launch_backward.backward(
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
             responsibility_grad=True, mixture_grad=False, **common,

@@ -1,8 +1,8 @@
 """Small problems: all passes of a forward or a backward in one launch.
 
-A program has whole groups of channels, so nothing has to be merged between programs: the kernels of
-the separate launches follow one another, with a barrier where one reads what the other wrote. x
-stays in the multiprocessor's cache from the first pass on.
+A program has whole groups of channels (of one component: any channels), so it reads nothing that
+another one writes: the kernels of the separate launches follow one another, with a barrier where
+one reads what the other wrote. x stays in the multiprocessor's cache from the first pass on.
 """
 
 import triton
@@ -91,6 +91,9 @@ def _fused_forward_kernel(
 ):
     """EM steps, moments and output of one block of channels, over all positions."""
     OUTPUT_NU: tl.constexpr = "loaded" if STORE_NU else NU
+    # Programs share a group when there is one component, which is never estimated here: its weight
+    # is read where no other program writes it.
+    theta_weight_ptr = mixing_weight_ptr if K == 1 else final_weight_ptr
     copy_mixture(
         mixing_weight_ptr, mean_ptr, var_ptr, final_weight_ptr, final_mean_ptr, final_var_ptr,
         C, SPAN, D, K, BLOCK_C,
@@ -118,7 +121,7 @@ def _fused_forward_kernel(
             )  # fmt: skip
         else:
             _merge_moments_kernel(
-                mass_ptr, sums_ptr, 1, positions, final_weight_ptr, final_mean_ptr, final_var_ptr,
+                mass_ptr, sums_ptr, 1, positions, theta_weight_ptr, final_mean_ptr, final_var_ptr,
                 weight_ptr, weight_stride_k, weight_stride_c,
                 bias_ptr, bias_stride_k, bias_stride_c,
                 posterior_ptr, output_ptr, batch_mass_ptr, batch_mean_ptr, batch_var_ptr,

@@ -55,7 +55,8 @@ def forward(
     final = Mixture(*(torch.empty_like(t) for t in mixture))
     kept = stored if stored is not None and problem.keeps_nu else problem.empty(0)
     result = Forward(y, batch, final, kept)
-    grid = problem.fused("fused_forward")
+    estimated = em_iters > 0 and problem.components == 1
+    grid = None if estimated else problem.fused("fused_forward")
     if grid is not None:
         fused_forward(problem, grid, x, mixture, weight, bias, result, em_iters, mixing_scale)
         return result

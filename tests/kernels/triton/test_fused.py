@@ -14,6 +14,22 @@ from tests.support import EPS
 FORWARD, BACKWARD = "_fused_forward_kernel", "_fused_backward_kernel"
 
 
+@pytest.fixture(autouse=True)
+def _last_program_first(monkeypatch, device):
+    """The interpreter runs programs one after the other: one that reads what another has to write
+    finds it in their usual order, and poisoned memory in this one."""
+    if device != "cpu":
+        return
+    from triton.runtime import interpreter
+
+    set_index = interpreter.InterpreterBuilder.set_grid_idx
+
+    def reversed_index(self, x, y, z):
+        set_index(self, self.grid_dim[0] - 1 - x, y, z)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "set_grid_idx", reversed_index)
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """Names of the kernels that were started."""
@@ -50,7 +66,8 @@ def limited(elements: int) -> dict[str, config.Budget]:
 )
 def test_against_the_reference(shape, components, groups, channels_last, device, launched):
     case = Case(shape, components, groups, channels_last=channels_last, device=device)
-    case.check(evaluated=False, em_iters=2, mixture_grad=False)
+    em_iters = 2 if components > 1 else 0
+    case.check(evaluated=False, em_iters=em_iters, mixture_grad=False)
     assert launched == [FORWARD, BACKWARD]
 
 
