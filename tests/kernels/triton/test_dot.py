@@ -73,7 +73,7 @@ def matrix_units(monkeypatch, device) -> list[int]:
     [
         ((3, 40, 5, 5), 16, 1, True),
         ((4, 64, 5, 7), 5, 2, False),
-        ((2, 64, 5, 7), 5, 2, True),
+        ((2, 32, 5, 7), 2, 1, True),
         ((100, 64), 3, 1, False),
     ],
     ids=str,

@@ -32,14 +32,14 @@ def test_shapes(shape, channels_last, device):
     Case(shape, channels_last=channels_last, device=device).check()
 
 
-@pytest.mark.parametrize(("components", "channels_last"), [(1, LAST), (2, ROWS), (12, LAST)])
+@pytest.mark.parametrize(("components", "channels_last"), [(1, LAST), (2, ROWS), (8, LAST)])
 def test_components(components, channels_last, device):
     Case((3, 6, 5, 5), components, channels_last=channels_last, device=device).check()
 
 
 @pytest.mark.parametrize(
     ("components", "groups", "channels_last"),
-    [(3, 2, ROWS), (3, 2, LAST), (3, 12, ROWS), (3, 12, LAST), (5, 12, LAST), (1, 3, ROWS)],
+    [(3, 2, ROWS), (3, 2, LAST), (3, 12, ROWS), (3, 12, LAST), (4, 12, LAST), (1, 3, ROWS)],
 )
 def test_groups(components, groups, channels_last, device):
     case = Case((4, 12, 3, 3), components, groups, channels_last=channels_last, device=device)
@@ -93,8 +93,8 @@ def test_groups_wider_than_a_tile(groups, channels_last, device, monkeypatch):
         return choose(kernel, geometry, span, components, nu, **options)
 
     monkeypatch.setattr(config, "choose_tile", narrow)
-    case = Case((2, 140, 3, 3), 3, groups, channels_last=channels_last, device=device)
-    tile = narrow("responsibilities", geometry(case.x), 140 // groups, 3, "loaded", itemsize=4)
+    case = Case((2, 140, 3, 3), 2, groups, channels_last=channels_last, device=device)
+    tile = narrow("responsibilities", geometry(case.x), 140 // groups, 2, "loaded", itemsize=4)
     assert tile.block_c < 140 // groups
     case.check(mixture_grad=groups == 1)
 
