@@ -61,10 +61,24 @@ void normalize(const Plan& plan, Executor executor, const Input& x, const Poster
       });
 }
 
+template <class T>
+void normalize(const Input& x, const NormalizeArguments<T>& a, Executor executor) {
+  const Plan plan(x, a.groups, a.components, {strides_of(a.y)});
+  const std::vector<T> shift = mixture_shift(plan, a.moments.mass, a.moments.mean);
+  const CentredMixture mixture = centred<T>(plan, a.mixture, shift);
+  const CentredMixture moments =
+      centred<T>(plan, {a.moments.mass, a.moments.mean, a.moments.var}, shift);
+  const Posterior<T> posterior(plan, shift, mixture, a.eps);
+  const Normalization<T> normalization(plan, shift, moments.mean, moments.var,
+                                       mixture.mixing_weight, a.affine, a.eps, a.mixing_scale);
+  normalize<T>(plan, executor, x, &posterior, nullptr, normalization, a.y);
+}
+
 #define MIXNORM_INSTANTIATE(T)                                                                \
   template struct Normalization<T>;                                                           \
   template void normalize(const Plan&, Executor, const Input&, const Posterior<T>*, const T*, \
-                          const Normalization<T>&, const Output&);
+                          const Normalization<T>&, const Output&);                            \
+  template void normalize(const Input&, const NormalizeArguments<T>&, Executor);
 MIXNORM_INSTANTIATE(float)
 MIXNORM_INSTANTIATE(double)
 #undef MIXNORM_INSTANTIATE
