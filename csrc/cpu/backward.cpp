@@ -98,6 +98,7 @@ class Backward {
           const Tile<const T> dy = state.dy.read(ref), x = state.x.read(ref);
           const Tile<T> dx = state.dx.target(ref);
           const TileShape shape = group_shape(plan_, ref);
+          const Destination to = destination(x, dx, state.dx.stores(), through_posterior);
           for (int64_t g = 0; g < plan_.groups; ++g) {
             const Tile<const T> dyg = group_of(plan_, dy, g), xg = group_of(plan_, x, g);
             const Weights<const T> nu = responsibilities(shape, xg, ref, g, state.nu.get());
@@ -105,7 +106,7 @@ class Backward {
             if (through_posterior) {
               kernels_.posterior_gradient(shape, dyg, xg, tables.posterior.group(g),
                                           tables.constants.data() + g * components, nu, dlogit,
-                                          components);
+                                          components, to.ahead);
             }
             if (mixture_sums) {
               kernels_.add_mass(constant(dlogit), shape.positions(), components,
@@ -113,9 +114,9 @@ class Backward {
               kernels_.accumulate(shape, {}, xg, posterior_.coefficients.group(g), constant(dlogit),
                                   components, sums.group(chunk, g), 0);
             }
-            kernels_.input_gradient[state.dx.stores()](
-                shape, dyg, xg, tables.input.group(g), nu, constant(dlogit), group_of(plan_, dx, g),
-                components, state.x.ahead(index, Order::kDown));
+            kernels_.input_gradient[to.stores](shape, dyg, xg, tables.input.group(g), nu,
+                                               constant(dlogit), group_of(plan_, dx, g), components,
+                                               state.x.ahead(index, Order::kDown));
           }
           state.dx.finish(ref);
         });

@@ -243,6 +243,10 @@ struct CachedStores {
   }
   static MIXNORM_INLINE void finish() {}
 };
+struct FetchedStores : CachedStores {
+  template <class T>
+  static MIXNORM_INLINE void prepare(const T*, int64_t) {}
+};
 struct StreamedStores {
   template <class T>
   static MIXNORM_INLINE void prepare(const T*, int64_t) {}

@@ -159,17 +159,16 @@ struct PositionLanes {
   static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
                         Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_channel_blocks<channel_block<K>(3 * K + 1)>(
+    for_channel_blocks<channel_block<K>(2 * K + 1)>(
         shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
           constexpr int kBlock = decltype(block)::kSize;
-          V shift[kBlock], mean[kBlock][kMax], scale[kBlock][kMax], bias[kBlock][kMax];
+          V shift[kBlock], scale[kBlock][kMax], offset[kBlock][kMax];
           repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
             const T* p = coef.data + (c0 + c) * coef.pitch;
             shift[c] = broadcast(p[0]);
             components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-              mean[c][k] = broadcast(p[3 * k + 1]);
-              scale[c][k] = broadcast(p[3 * k + 2]);
-              bias[c][k] = broadcast(p[3 * k + 3]);
+              scale[c][k] = broadcast(p[2 * k + 1]);
+              offset[c][k] = broadcast(p[2 * k + 2]);
             });
           });
           for (int64_t s = 0; s < shape.segments; ++s) {
@@ -187,7 +186,7 @@ struct PositionLanes {
                 V weight_k{};
                 if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
                 repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                  const V one = (v[c] - mean[c][k]) * scale[c][k] + bias[c][k];
+                  const V one = v[c] * scale[c][k] + offset[c][k];
                   sum[c] = K == 1 ? one : sum[c] + weight_k * one;
                 });
               });
@@ -202,7 +201,7 @@ struct PositionLanes {
 
   static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                                  Coefficients<T> coef, const T* constant, Weights<const T> nu,
-                                 Weights<T> dlogit, int k_runtime) {
+                                 Weights<T> dlogit, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     for_channel_blocks<channel_block<K>(4 * K - 3)>(
         shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
@@ -229,6 +228,7 @@ struct PositionLanes {
                 sum[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * dlogit.pitch + t, part);
               });
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                prefetch_for_write(x_row + c * x.row + t, ahead);
                 const V v = load(x_row + c * x.row + t, part) - shift[c];
                 const V g = load(dy_row + c * dy.row + t, part);
                 components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
