@@ -58,11 +58,11 @@ constexpr int input_coefficients(int k) { return 5 * k - 1; }
 
 // How a kernel writes its output. Cached stores want the lines that they overwrite in the caches:
 // the kernel fetches those of the next tile, unless (kFetched) an earlier kernel of the same tile
-// has fetched its own. Streamed stores do not fetch them, nor leave them in the caches; rows and
-// segments must then be aligned to kStreamAlignment bytes.
+// has fetched its own. Streamed stores do not fetch them, nor leave them in the caches; where lanes
+// are channels, rows must then start on a cache line.
 enum Stores { kCached, kFetched, kStreamed };
 constexpr int kStoresCount = 3;
-constexpr int kStreamAlignment = 64;
+constexpr int kLineBytes = 64;
 
 // `ahead` is the distance in elements from x to what a kernel prefetches as it goes: the tile that
 // comes next, or the output that a later kernel computes (0: nothing to prefetch). x' = x - shift

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/plan.h"
 #include "cpu/tile.h"
 
@@ -25,7 +25,7 @@ class TileReader {
   const Plan& plan_;
   Input input_;
   Strides strides_;
-  std::vector<T> buffer_;
+  AlignedVector<T> buffer_;
 };
 
 template <class T>
@@ -44,7 +44,7 @@ class TileWriter {
   Scalar scalar_;
   Strides strides_;
   Stores stores_;
-  std::vector<T> buffer_;
+  AlignedVector<T> buffer_;
 };
 
 // How the last kernel of a tile stores its output, and how far ahead of x that output is for an
