@@ -2,8 +2,9 @@
 // to 128 bytes. The only place that knows how it is declared.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #if defined(MIXNORM_EMULATION)
-#include "emulation/shared_memory.h"
 #define MIXNORM_DYNAMIC_SHARED(name) \
   unsigned char* const name = ::mixnorm::emulation::dynamic_shared_memory()
 #else
