@@ -1,0 +1,38 @@
+// Which kernel serves a problem, how it is cut into tiles, and why. Host code, no launches.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/tensor.h"
+
+namespace mixnorm::cuda {
+
+enum class Direction { kForward, kBackward };
+
+// How a thread reaches its elements.
+enum class Access {
+  kPositions,  // 4 neighbouring positions of a channel at once
+  kChannels,   // 4 neighbouring channels of a position at once
+  kElements,   // one element at a time, any strides
+};
+
+// What `mixnorm_cuda.info` prints for a shape.
+struct Description {
+  bool supported;
+  Family family;
+  Access access;
+  int threads;  // of a block
+  int blocks;
+  int positions_per_tile;
+  int64_t tiles_per_block;  // at most
+  int64_t resident_tiles;   // of them, kept in shared memory
+  size_t shared_memory;     // of a block
+  const char* reason;
+};
+
+// The widest group that the kernels serve with so many components.
+int64_t max_group_channels(Scalar scalar, int64_t components);
+
+Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
+                     const DeviceLimits& limits, Family family = Family::kAuto);
+
+}  // namespace mixnorm::cuda
