@@ -65,9 +65,10 @@ MIXNORM_STORE(__stwt)
 #undef MIXNORM_STORE
 
 // Of integers alone: a sum of floats in no fixed order has no place in these kernels.
-#define MIXNORM_ATOMIC(name, T, result)                                                        \
-  inline T name(T* address, T value) {                                                         \
-    return mixnorm::emulation::atomic(address, [=](T old) { return static_cast<T>(result); }); \
+#define MIXNORM_ATOMIC(name, T, result)                                           \
+  inline T name(T* address, T value) {                                            \
+    return mixnorm::emulation::atomic(                                            \
+        address, [=]([[maybe_unused]] T old) { return static_cast<T>(result); }); \
   }
 #define MIXNORM_ATOMICS(T)                                                                   \
   MIXNORM_ATOMIC(atomicAdd, T, old + value)                                                  \
