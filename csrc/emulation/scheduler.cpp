@@ -15,6 +15,11 @@ namespace {
 // Rounds in which every sleeping thread looked and slept again before that is called a deadlock.
 constexpr int kIdleRounds = 200;
 
+// Thrown through the kernel, so that what the diagnosis was made of is freed.
+struct Fault {
+  std::string problem;
+};
+
 struct Machine {
   Context caller;
   std::deque<Block> blocks;  // kept for the next run, with their stacks
@@ -173,8 +178,13 @@ void thread_returned() {
 
 void thread_main() {
   for (;;) {
-    machine.kernel.call(machine.kernel.arguments);
-    thread_returned();
+    try {
+      machine.kernel.call(machine.kernel.arguments);
+      thread_returned();
+    } catch (const Fault& fault) {
+      machine.problem = fault.problem;
+    }
+    if (!machine.problem.empty()) return_to_caller();
   }
 }
 
@@ -256,9 +266,7 @@ std::string run(const Grid& grid, const Kernel& kernel, uint64_t seed) {
 void fault(const std::string& problem) {
   std::ostringstream text;
   text << "block " << current->block->index << ", thread " << current->index << ": " << problem;
-  machine.problem = text.str();
-  return_to_caller();
-  __builtin_unreachable();
+  throw Fault{text.str()};
 }
 
 unsigned block_barrier(bool predicate, std::source_location where) {
