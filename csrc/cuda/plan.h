@@ -1,19 +1,13 @@
 // Which kernel serves a problem, how it is cut into tiles, and why. Host code, no launches.
 #pragma once
 
+#include "cuda/geometry.h"
 #include "cuda/launch.h"
 #include "cuda/tensor.h"
 
 namespace mixnorm::cuda {
 
 enum class Direction { kForward, kBackward };
-
-// How a thread reaches its elements.
-enum class Access {
-  kPositions,  // 4 neighbouring positions of a channel at once
-  kChannels,   // 4 neighbouring channels of a position at once
-  kElements,   // one element at a time, any strides
-};
 
 // What `mixnorm_cuda.info` prints for a shape.
 struct Description {

@@ -1,0 +1,173 @@
+// E-step of a tile: responsibilities from the log-odds against component 0, a quadratic in the
+// centred x' = x - shift of every channel. Threads hold parts of a position's channels, so the
+// log-odds meet in shared memory and the responsibilities come back from there.
+#pragma once
+
+#include "cuda/scratch.cuh"
+#include "cuda/sweep.cuh"
+#include "cuda/tables.cuh"
+#include "device/exponential.h"
+
+namespace mixnorm::cuda {
+
+// constants[group slot][i] = the sum of rows first_row + i over the group's channels. Ends with a
+// barrier.
+template <int kCount, class Place, class T, int N>
+__device__ void sum_constants(const Geometry& g, const Place& place, const T* table, int first_row,
+                              int stride, T* parts, Columns<T, N>, T* constants) {
+  __syncthreads();
+#pragma unroll 1
+  for (int i = 0; i < kCount; ++i) {
+    const auto row = *reinterpret_cast<const Columns<T, N>*>(
+        table + int64_t(first_row + i) * columns(g) + place.column);
+    T sum = row.value[0];
+#pragma unroll
+    for (int c = 1; c < N; ++c) sum += row.value[c];
+    sum = lane_sum(sum, place.channel_step, g.channel_lanes);
+    if (place.position_lane == 0 && place.channel_lane == 0) {
+      parts[(place.group_slot * kCount + i) * g.channel_warps + place.channel_warp] = sum;
+    }
+  }
+  __syncthreads();
+  for (int i = place.rank; i < kCount; i += place.group_threads(g)) {
+    const T* const from = parts + (place.group_slot * kCount + i) * g.channel_warps;
+    T sum = from[0];
+    for (int w = 1; w < g.channel_warps; ++w) sum += from[w];
+    constants[place.group_slot * stride + i] = sum;
+  }
+  __syncthreads();
+}
+
+// Sums partial[k][r] over the lanes of a warp that share the position, and leaves one row of the
+// exchange for every warp: [group slot][k][channel warp][tile position]. Ends with a barrier.
+template <int kCount, class Place, class T, int kHeld>
+__device__ __forceinline__ void exchange_positions(const Geometry& g, const Place& place,
+                                                   T (&partial)[kCount][kHeld],
+                                                   T* exchange) {
+  for (int offset = place.channel_step; offset < place.channel_step * g.channel_lanes;
+       offset <<= 1) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        partial[k][r] += __shfl_xor_sync(kFullWarp, partial[k][r], offset);
+      }
+    }
+  }
+  if (place.channel_lane == 0) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      T* const row = exchange + ((place.group_slot * kCount + k) * g.channel_warps +
+                                 place.channel_warp) *
+                                    g.tile_positions;
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) row[place.position(r)] = partial[k][r];
+    }
+  }
+  __syncthreads();
+}
+
+template <class T>
+__device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int row, int p) {
+  const T* const from = exchange + int64_t(row) * g.channel_warps * g.tile_positions + p;
+  T sum = from[0];
+  for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
+  return sum;
+}
+
+// A component without weight (padding) has log-odds of -infinity and gets exactly 0.
+template <int K, class T>
+__device__ __forceinline__ void softmax(const T (&odds)[K], T (&nu)[K]) {
+  T top = odds[0];
+#pragma unroll
+  for (int k = 1; k < K; ++k) top = odds[k] > top ? odds[k] : top;
+  T total = 0;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    nu[k] = device::exponential(odds[k] - top);
+    total += nu[k];
+  }
+  const T inverse = T(1) / total;
+#pragma unroll
+  for (int k = 0; k < K; ++k) nu[k] *= inverse;
+}
+
+// Calls f(p, responsibilities of p) once for every position of the tile and group, each in one of
+// the group's threads, after the exchange; f stores them, and zeros them outside the tensor.
+template <int K, class Place, class T, class F>
+__device__ __forceinline__ void for_posteriors(const Geometry& g, const Place& place,
+                                               const T* exchange, const T* constants, F&& f) {
+  for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
+    T odds[K], nu[K];
+    odds[0] = 0;
+#pragma unroll
+    for (int k = 1; k < K; ++k) {
+      odds[k] = exchanged(g, exchange, place.group_slot * (K - 1) + k - 1, p) +
+                constants[place.group_slot * K + k - 1];
+    }
+    softmax<K>(odds, nu);
+    f(p, nu);
+  }
+}
+
+// Leaves nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds it to the
+// thread's share of `mass` unless that is null. Rows of `odds` are Row<K>::quadratic and linear.
+// Ends with a barrier.
+template <int K, class Place, class T, int N, int kHeld, class Odds>
+__device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
+                                                 const T (&x)[N][kHeld], const Odds& odds,
+                                                 int64_t position, const Scratch<T>& scratch,
+                                                 T* mass) {
+  static_assert(K > 1, "a single component's are 1");
+  T partial[K - 1][kHeld] = {};
+#pragma unroll
+  for (int k = 1; k < K; ++k) {
+    const auto quadratic = odds.row(Row<K>::quadratic(k)), linear = odds.row(Row<K>::linear(k));
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        partial[k - 1][r] += x[c][r] * (quadratic.value[c] * x[c][r] + linear.value[c]);
+      }
+    }
+  }
+  exchange_positions(g, place, partial, scratch.exchange);
+  for_posteriors<K>(g, place, scratch.exchange, scratch.constants, [&](int p, T(&nu)[K]) {
+    const bool inside = position + p < g.positions;
+    T* const out = scratch.nu + place.group_slot * K * g.tile_positions + p;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const T value = inside ? nu[k] : T(0);
+      out[k * g.tile_positions] = value;
+      if (mass != nullptr) mass[k] += value;
+    }
+  });
+  __syncthreads();
+}
+
+// nu of component k at the thread's positions.
+template <int K, class Place, class T, int kHeld>
+__device__ __forceinline__ void load_responsibility(const Geometry& g, const Place& place, int k,
+                                                    int64_t position, const T* nu,
+                                                    T (&out)[kHeld]) {
+  if constexpr (K == 1) {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      out[r] = position + place.position(r) < g.positions ? T(1) : T(0);
+    }
+  } else {
+    load_positions(place, nu + (place.group_slot * K + k) * g.tile_positions, out);
+  }
+}
+
+// x' = x - shift.
+template <class T, int N, int kHeld>
+__device__ __forceinline__ void centre(T (&x)[N][kHeld], const Columns<T, N>& shift) {
+#pragma unroll
+  for (int c = 0; c < N; ++c) {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) x[c][r] -= shift.value[c];
+  }
+}
+
+}  // namespace mixnorm::cuda
