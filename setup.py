@@ -5,9 +5,9 @@
     _C                   what the two were built with (pybind11)
     libmixnorm_emulated.so    for tests, on request: the CUDA operators on the CPU
 
-They are files of their own so that a missing piece costs only itself: without a C++ compiler the package
-is pure Python, without a CUDA toolkit or runtime the CPU operators still serve. What is left out
-is said loudly; an error while compiling is always an error.
+They are files of their own so that a missing piece costs only itself: without a C++ compiler the
+package is pure Python, without a CUDA toolkit or runtime the CPU operators still serve. What is
+left out is said loudly; an error while compiling is always an error.
 
     MIXNORM_NATIVE=0           build nothing, pure Python
     FORCE_CUDA=1 / 0           CUDA operators: fail without them / leave them out
