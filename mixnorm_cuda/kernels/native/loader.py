@@ -25,8 +25,8 @@ _HOW_TO_GET = {
         f"then run 'FORCE_CUDA=1 {_REBUILD}' in the source tree"
     ),
     "emulated": (
-        "which is for the project's own tests, run 'make emulation', or "
-        f"'MIXNORM_EMULATION=1 {_REBUILD}', in the source tree"
+        f"run 'make emulation' or 'MIXNORM_EMULATION=1 {_REBUILD}' in the source tree (it is for "
+        "the project's own tests)"
     ),
 }
 _NAMESPACE = {"cpu": "mixnorm", "emulated": "mixnorm_emulated"}
