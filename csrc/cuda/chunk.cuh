@@ -29,7 +29,9 @@ __device__ inline float widen(__nv_bfloat16 value) { return __bfloat162float(val
 __device__ inline void narrow(float value, float* out) { *out = value; }
 __device__ inline void narrow(double value, double* out) { *out = value; }
 __device__ inline void narrow(float value, __half* out) { *out = __float2half_rn(value); }
-__device__ inline void narrow(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
+__device__ inline void narrow(float value, __nv_bfloat16* out) {
+  *out = __float2bfloat16_rn(value);
+}
 
 // The integer type, or vector of them, of so many bytes.
 template <int kBytes>

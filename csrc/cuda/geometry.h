@@ -39,8 +39,8 @@ MIXNORM_HOST_DEVICE RowStep row_step(int64_t positions, int64_t length) {
 
 // A block owns `block_groups` whole groups of channels by a chunk of tiles of positions. A warp is
 // channel_lanes x (32 / channel_lanes) positions; channel_warps of them cover a group, and
-// position_warps of those lie side by side. A thread holds kChannels<T, K> channels by kPositions<K>
-// positions of every tile.
+// position_warps of those lie side by side. A thread holds kChannels<T, K> channels by
+// kPositions<T, K> positions of every tile.
 struct Geometry {
   int64_t positions;  // all of them, M
   int64_t length;     // of one row: M where samples join to one
@@ -49,11 +49,11 @@ struct Geometry {
   int channel_lanes, channel_warps, position_warps, block_groups;
   int channel_blocks, chunks;  // the grid
   int tile_positions;
-  int group_columns;    // of a group in tables and sums: its channels, padded to whole warps
-  int slots;            // tiles that fit the block's shared memory
-  bool resident;        // tiles stay in their slots between sweeps
-  RowStep lane_step;    // from one of a thread's positions to its next, where it takes elements
-  bool channel_runs;    // neighbouring lanes hold neighbouring channels, not positions
+  int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
+  int slots;          // tiles that fit the block's shared memory
+  bool resident;      // tiles stay in their slots between sweeps
+  RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
+  bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 
 MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }
@@ -67,11 +67,13 @@ constexpr int kStages = 3;
 // What a thread holds of a tile, and how many threads there may be: 2 K sums a channel and K
 // log-odds a position have to fit its registers.
 template <class T, int K>
-constexpr int kChannels = K > 8 ? (sizeof(T) == 4 ? 2 : 1) : sizeof(T) == 4 ? 4 : 2;
-template <int K>
-constexpr int kPositions = K > 8 ? 2 : 4;
+constexpr int kChannels = K > 8            ? (sizeof(T) == 4 ? 2 : 1)
+                          : sizeof(T) == 4 ? 4
+                                           : 2;
 template <class T, int K>
-constexpr int kMaxThreads = K <= 4 && sizeof(T) == 4 ? 512 : 256;
+constexpr int kPositions = K > 8 ? (sizeof(T) == 4 ? 2 : 1) : 4;
+template <class T, int K>
+constexpr int kMaxThreads = K <= 3 && sizeof(T) == 4 ? 512 : 256;
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {
@@ -81,8 +83,7 @@ struct ScratchSizes {
 
 MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components) {
   const int64_t threads = 32 * int64_t(warps(g));
-  const int64_t logits =
-      int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
+  const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
   // 4 channels' two sums a channel lane, or one component's three double sums a thread.
   const int64_t sums = 8 * threads;
   const int64_t masses = int64_t(components) * warps(g);

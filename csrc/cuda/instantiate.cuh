@@ -10,14 +10,14 @@ struct Instance {};
 
 // found(Instance<K, access>{}) for the smallest compiled K of at least *components, which becomes
 // K. Up to 4 components have kernels of their own; beyond, they are padded to 8 or 16. Double has
-// fewer, and takes elements one by one.
+// fewer, and takes elements one by one, as 16 components do.
 template <class S, class Found, int K, int... kMore>
 auto find_among(Access access, int* components, Found found) {
   if constexpr (sizeof...(kMore) > 0) {
     if (*components > K) return find_among<S, Found, kMore...>(access, components, found);
   }
   *components = K;
-  if constexpr (sizeof(S) < 8) {
+  if constexpr (sizeof(S) < 8 && K <= 8) {
     if (access == Access::kPositions) return found(Instance<K, Access::kPositions>{});
     if (access == Access::kChannels) return found(Instance<K, Access::kChannels>{});
   }

@@ -49,7 +49,7 @@ class Lanes {
 // A thread's column in the round that starts at `first`.
 struct Column {
   int index, group, channel;
-  bool exists;          // not padding, not past the end
+  bool exists;  // not padding, not past the end
   bool first_of_group;
 
   __device__ Column(const Geometry& g, int index) : index(index) {

@@ -39,8 +39,8 @@ __device__ void merge_moments(const Geometry& g, const Partials<const T>& partia
       double sums[3] = {0, 0, 0};  // mass, first, second
       if (column.exists) {
         if (K > 1) {
-          sums[0] = chunk_share(g, lanes, partials.masses + column.group * K + k,
-                                int64_t(g.groups) * K);
+          sums[0] =
+              chunk_share(g, lanes, partials.masses + column.group * K + k, int64_t(g.groups) * K);
         }
         const T* const from = partials.sums + int64_t(2 * k) * width + column.index;
         sums[1] = chunk_share(g, lanes, from, int64_t(2 * K) * width);
@@ -72,8 +72,7 @@ __device__ void merge_moments(const Geometry& g, const Partials<const T>& partia
         const double scale = affine_weight(a.affine, k, column.channel) *
                              device::mixing_scale(mixing_weight, a.mixing_scale) *
                              device::inverse_deviation(moments.var, a.eps);
-        write_output<T, K>(write, k, scale, moments.mean,
-                           affine_bias(a.affine, k, column.channel));
+        write_output<T, K>(write, k, scale, moments.mean, affine_bias(a.affine, k, column.channel));
       }
     }
   });

@@ -8,16 +8,17 @@ namespace mixnorm::cuda {
 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
-                            const Partials<T>& partials, const Scratch<T>& scratch, unsigned char* slots,
-                            int sweep) {
+                            const Partials<T>& partials, const Scratch<T>& scratch,
+                            unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
-  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<K>;
+  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K>;
   const W walk(g, slots, sweep);
   const auto& place = walk.place;
   const Coefficients<T, kOwned, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, g, place.column);
   if constexpr (K > 1) {
-    sum_constants<K - 1>(g, place, table, Row<K>::odds(1), K, scratch.constants + 2 * K * g.block_groups,
-                         Columns<T, kOwned>{}, scratch.constants);
+    sum_constants<K - 1>(g, place, table, Row<K>::odds(1), K,
+                         scratch.constants + 2 * K * g.block_groups, Columns<T, kOwned>{},
+                         scratch.constants);
   }
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
@@ -42,7 +43,8 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
       sums.add(k, nu, values, squares);
     }
   });
-  store_sums(g, place, sums, scratch.exchange, partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
+  store_sums(g, place, sums, scratch.exchange,
+             partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
   if constexpr (K > 1) {
     store_masses<K>(g, place, mass, scratch.exchange,
                     partials.masses + int64_t(walk.chunk) * g.groups * K);

@@ -9,11 +9,12 @@ template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, const T* table,
                           const Scratch<T>& scratch, unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
-  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<K>;
+  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K>;
   const W walk(g, slots, sweep);
   const auto& place = walk.place;
   const Coefficients<T, kOwned, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, g, place.column);
-  const Coefficients<T, kOwned, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(table, g, place.column);
+  const Coefficients<T, kOwned, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(
+      table, g, place.column);
   if constexpr (K > 1) {
     sum_constants<K - 1>(g, place, table, Row<K>::odds(1), K,
                          scratch.constants + 2 * K * g.block_groups, Columns<T, kOwned>{},

@@ -1,6 +1,8 @@
 // Which kernel serves a problem, how it is cut into tiles, and why. Host code, no launches.
 #pragma once
 
+#include <initializer_list>
+
 #include "cuda/geometry.h"
 #include "cuda/launch.h"
 #include "cuda/tensor.h"
@@ -23,10 +25,47 @@ struct Description {
   const char* reason;
 };
 
+// For contiguous outputs of x's strides.
+Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
+                     const DeviceLimits& limits, Family family = Family::kAuto);
+
 // The widest group that the kernels serve with so many components.
 int64_t max_group_channels(Scalar scalar, int64_t components);
 
-Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
-                     const DeviceLimits& limits, Family family = Family::kAuto);
+// The compiled number of components that serves so many.
+int compiled_components(Scalar scalar, int64_t components);
+
+// How a problem is cut, whatever the device's occupancy.
+struct Cut {
+  bool supported;
+  const char* reason;  // where it is not
+  Geometry geometry;   // all but chunks, slots and resident
+  Access access;
+  int compiled;  // components
+  int max_chunks;
+  int64_t slot_bytes;  // of one tensor's tile
+  int64_t scratch_bytes;
+};
+
+// `others`: strides and pointers of the tensors beside x that the kernel walks with it.
+Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
+        const DeviceLimits& limits);
+
+struct Plan {
+  cudaError_t error;
+  const char* reason;
+  Family family;
+  Geometry geometry;
+  int blocks, threads;
+  size_t shared_memory;
+};
+
+// tensors: that every tile keeps in shared memory.
+Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+          Family family);
+
+// x with rows joined where the cut joins them.
+Tensor flattened(const Geometry& geometry, const Input& x);
+Tensor flattened(const Geometry& geometry, const Input& x, const Output& y);
 
 }  // namespace mixnorm::cuda

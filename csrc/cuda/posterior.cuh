@@ -42,8 +42,7 @@ __device__ void sum_constants(const Geometry& g, const Place& place, const T* ta
 // exchange for every warp: [group slot][k][channel warp][tile position]. Ends with a barrier.
 template <int kCount, class Place, class T, int kHeld>
 __device__ __forceinline__ void exchange_positions(const Geometry& g, const Place& place,
-                                                   T (&partial)[kCount][kHeld],
-                                                   T* exchange) {
+                                                   T (&partial)[kCount][kHeld], T* exchange) {
   for (int offset = place.channel_step; offset < place.channel_step * g.channel_lanes;
        offset <<= 1) {
 #pragma unroll
@@ -57,9 +56,9 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
   if (place.channel_lane == 0) {
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      T* const row = exchange + ((place.group_slot * kCount + k) * g.channel_warps +
-                                 place.channel_warp) *
-                                    g.tile_positions;
+      T* const row =
+          exchange + ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) *
+                         g.tile_positions;
 #pragma unroll
       for (int r = 0; r < kHeld; ++r) row[place.position(r)] = partial[k][r];
     }

@@ -23,8 +23,7 @@ struct Scratch {
 
 // The thread's positions of one row [tile position].
 template <class Place, class T, int kHeld>
-__device__ __forceinline__ void load_positions(const Place& place, const T* row,
-                                               T (&out)[kHeld]) {
+__device__ __forceinline__ void load_positions(const Place& place, const T* row, T (&out)[kHeld]) {
 #pragma unroll
   for (int r = 0; r < kHeld; ++r) out[r] = row[place.position(r)];
 }

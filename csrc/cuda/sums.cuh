@@ -67,8 +67,8 @@ __device__ void store_sums(const Geometry& g, const Place& place, const Sums<T, 
 
 // The threads' shares of a group's mass, to out [groups][K].
 template <int K, class T, class Place>
-__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K],
-                             T* exchange, T* out) {
+__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K], T* exchange,
+                             T* out) {
   __syncthreads();
 #pragma unroll
   for (int k = 0; k < K; ++k) {

@@ -14,13 +14,13 @@ template <Access kAccess, int kOwned, int kHeld>
 struct Thread {
   int lane, warp;
   int group_slot, channel_warp, position_warp;
-  int channel_lane;    // within the warp
-  int position_lane;   // within the block
-  int position_lanes;  // of the block
-  int rank;            // among the threads of its group
-  int group;           // may lie past the last one
-  int column;          // of its first channel in tables and sums
-  int channel, owned;  // its first channel, and how many it has
+  int channel_lane;                 // within the warp
+  int position_lane;                // within the block
+  int position_lanes;               // of the block
+  int rank;                         // among the threads of its group
+  int group;                        // may lie past the last one
+  int column;                       // of its first channel in tables and sums
+  int channel, owned;               // its first channel, and how many it has
   int channel_step, position_step;  // between lanes of a warp
 
   __device__ Thread(const Geometry& g, int channel_block) {

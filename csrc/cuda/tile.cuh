@@ -31,7 +31,7 @@ template <class S, int K, Access kAccess>
 struct TileAccess {
   using T = accumulation_t<S>;
   static constexpr int kOwned = kChannels<T, K>;
-  static constexpr int kHeld = kPositions<K>;
+  static constexpr int kHeld = kPositions<T, K>;
   static constexpr int kWidth = kAccess == Access::kElements ? 1 : 4;
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
@@ -99,8 +99,7 @@ struct TileAccess {
 
   __device__ static __forceinline__ void write(const Geometry& g, const Place& place,
                                                const Tensor& tensor, const Cursor& cursor,
-                                               int64_t position,
-                                               const T (&y)[kOwned][kHeld]) {
+                                               int64_t position, const T (&y)[kOwned][kHeld]) {
     S* const data = static_cast<S*>(const_cast<void*>(tensor.data));
     for_chunks(g, place, tensor.strides, cursor, position,
                [&](int chunk, int64_t offset, bool exists) {
@@ -118,14 +117,10 @@ struct TileAccess {
 
  private:
   __device__ static constexpr int channel_of(int chunk, int w) {
-    return kAccess == Access::kPositions  ? chunk
-           : kAccess == Access::kChannels ? w
-                                          : chunk / kHeld;
+    return kAccess == Access::kPositions ? chunk : kAccess == Access::kChannels ? w : chunk / kHeld;
   }
   __device__ static constexpr int position_of(int chunk, int w) {
-    return kAccess == Access::kPositions  ? w
-           : kAccess == Access::kChannels ? chunk
-                                          : chunk % kHeld;
+    return kAccess == Access::kPositions ? w : kAccess == Access::kChannels ? chunk : chunk % kHeld;
   }
 };
 
