@@ -116,7 +116,7 @@ def wrapped(files: list[str]) -> list[str]:
     written = []
     for file in files:
         name = Path(file).relative_to("csrc")
-        path = folder / f"{'_'.join(name.with_suffix('').parts)}.cpp"
+        path = folder / f"emulated_{'_'.join(name.with_suffix('').parts)}.cpp"
         text = f'#include "{name}"\n'
         if not (ROOT / path).is_file() or (ROOT / path).read_text() != text:
             (ROOT / path).write_text(text)
@@ -179,7 +179,7 @@ def native() -> dict[str, Any]:
                 *options.pop("define_macros", []),
             ],
             extra_compile_args={
-                "cxx": [*cxx_flags, *system],
+                "cxx": [*cxx_flags, *options.pop("flags", []), *system],
                 "nvcc": ["-O3", "-std=c++20", "-lineinfo", "--threads=2"],
             },
             library_dirs=[*cpp_extension.library_paths(), *options.pop("library_dirs", [])],
@@ -209,6 +209,9 @@ def native() -> dict[str, Any]:
                 wrapped(emulated),
                 include_dirs=[str(ROOT / "csrc/emulation/include")],
                 define_macros=[("MIXNORM_EMULATION", None)],
+                # Compiled for every test run: half the time of -O3, and fast enough. nvcc knows no
+                # strict aliasing.
+                flags=["-O1", "-fno-strict-aliasing", "-Wno-unknown-pragmas"],
                 depends=emulated,
             )
         )

@@ -2,10 +2,17 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
+#include "emulation/omission.h"
 #include "ops/check.h"
 
 namespace mixnorm::ops {
 namespace {
+
+void omit_synchronization(const std::string& place) { emulation::omit_synchronization(place); }
+
+std::string synchronization_places() { return emulation::synchronization_places(); }
 
 // Returns the seed of before.
 int64_t schedule(int64_t seed) {
@@ -37,6 +44,8 @@ void emulate(int64_t multiprocessors, int64_t shared_memory_per_block, bool coop
 
 STABLE_TORCH_LIBRARY_IMPL(mixnorm_emulated, CompositeExplicitAutograd, m) {
   m.impl("schedule", TORCH_BOX(&schedule));
+  m.impl("omit_synchronization", TORCH_BOX(&omit_synchronization));
+  m.impl("synchronization_places", TORCH_BOX(&synchronization_places));
   m.impl("emulate", TORCH_BOX(&emulate));
 }
 
