@@ -26,6 +26,7 @@ struct Machine {
   std::deque<Block> blocks;  // kept for the next run, with their stacks
   size_t alive = 0;          // how many of them take part
   size_t finished = 0;
+  size_t sleeping = 0;  // threads
   Kernel kernel{};
   Grid grid{};
   Random random;
@@ -84,21 +85,26 @@ Thread* pick_block() {
   return nullptr;
 }
 
+// Whether there were any.
 bool wake_sleepers() {
-  bool any = false;
+  if (machine.sleeping == 0) return false;
+  machine.sleeping = 0;
   for (size_t b = 0; b < machine.alive; ++b) {
     Block& block = machine.blocks[b];
     for (Warp& warp : block.warps) {
       if (!warp.sleeping) continue;
-      any = true;
       make_ready(warp, warp.sleeping, block);
       warp.sleeping = 0;
     }
   }
-  if (!any) return false;
+  return true;
+}
+
+// Whether somebody may go on after another look at what all that are left wait for.
+bool look_again() {
   machine.idle_rounds = machine.progress ? 0 : machine.idle_rounds + 1;
   machine.progress = false;
-  return machine.idle_rounds < kIdleRounds;
+  return machine.idle_rounds < kIdleRounds && wake_sleepers();
 }
 
 std::string deadlock() {
@@ -107,17 +113,24 @@ std::string deadlock() {
   return "deadlock, no thread can go on: " + what_they_wait_for(blocks);
 }
 
-// Continues some thread; returns when the calling one is continued.
+// Continues some thread; returns when the calling one is continued. A warp goes on for as long as
+// it can, so that it overwrites what slower warps have yet to read, if nothing keeps it from that;
+// then one of the block's other warps or of another block's, and sometimes a spinning thread looks
+// before those that it waits for are all done.
 void suspend() {
   const Thread* self = current;
-  if (self->warp->ready && (machine.random.next() & 15) != 0) {
-    return run_next(*self->warp->lanes[machine.random.bit_of(self->warp->ready)]);
+  Random& random = machine.random;
+  if (self->warp->ready && !random.rarely(9)) {
+    return run_next(*self->warp->lanes[random.bit_of(self->warp->ready)]);
   }
-  if (self->block->ready_warps) return run_next(*pick(*self->block));
+  if (machine.sleeping > 0 && random.rarely(3)) wake_sleepers();
+  if (self->block->ready_warps && (machine.alive == 1 || !random.rarely(1))) {
+    return run_next(*pick(*self->block));
+  }
   Thread* next = pick_block();
   if (!next) {
     if (machine.finished == machine.alive) return return_to_caller();
-    if (!wake_sleepers()) fault(deadlock());
+    if (!look_again()) fault(deadlock());
     next = pick_block();
   }
   run_next(*next);
@@ -221,6 +234,7 @@ void prepare(Block& block, unsigned index) {
 void run_blocks(size_t alive) {
   machine.alive = alive;
   machine.finished = 0;
+  machine.sleeping = 0;
   machine.idle_rounds = 0;
   run_next(*pick_block());
 }
@@ -323,11 +337,12 @@ void sleep(std::source_location where) {
   self.wait = Wait::kSleep;
   self.where = where;
   self.warp->sleeping |= uint32_t{1} << self.lane;
+  ++machine.sleeping;
   suspend();
 }
 
 void maybe_preempt() {
-  if ((machine.random.next() & 7) != 0) return;
+  if (!machine.random.rarely(3)) return;
   Thread& self = *current;
   make_ready(*self.warp, uint32_t{1} << self.lane, *self.block);
   run_next(*pick_block());
