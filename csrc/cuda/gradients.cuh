@@ -94,7 +94,7 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
                                                 T* mass) {
   exchange_positions(g, place, partial, scratch.exchange);
   const T* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
-  const int64_t row = int64_t(place.group_slot) * K * g.tile_positions;
+  const int row = place.group_slot * K * g.tile_positions;
   for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
     const T* const nu = scratch.nu + row + p;
     T dnu[K], average = 0;
@@ -157,7 +157,7 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
       for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
         for (int r = 0; r < kHeld; ++r) {
-          const T slope = 2 * quadratic.value[c] * x[c][r] + linear.value[c];
+          const T slope = quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]);
           dx[c][r] += nu[r] * (scale.value[c] * dy[c][r] + slope);
         }
       }
@@ -173,7 +173,7 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
         for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
           for (int r = 0; r < kHeld; ++r) {
-            dx[c][r] += dlogit[r] * (2 * quadratic.value[c] * x[c][r] + linear.value[c]);
+            dx[c][r] += dlogit[r] * (quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]));
           }
         }
       }

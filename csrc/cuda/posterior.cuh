@@ -89,7 +89,7 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
 
 template <class T>
 __device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int row, int p) {
-  const T* const from = exchange + int64_t(row) * g.channel_warps * g.tile_positions + p;
+  const T* const from = exchange + row * g.channel_warps * g.tile_positions + p;
   T sum = from[0];
   for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
   return sum;

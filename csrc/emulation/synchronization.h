@@ -5,6 +5,7 @@
 #include <cstring>
 #include <source_location>
 
+#include "emulation/omission.h"
 #include "emulation/scheduler.h"
 
 #define MIXNORM_HERE std::source_location where = std::source_location::current()
@@ -31,7 +32,7 @@ inline void __nanosleep(unsigned, MIXNORM_HERE) { mixnorm::emulation::sleep(wher
 
 inline void __syncwarp(unsigned mask = ~0u, MIXNORM_HERE) {
   using namespace mixnorm::emulation;
-  warp_collective(Collective::kSynchronize, mask, 0, 0, where);
+  if (!omitted(where)) warp_collective(Collective::kSynchronize, mask, 0, 0, where);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, MIXNORM_HERE) {

@@ -19,6 +19,7 @@
 #include "cuda/shared_memory.h"
 #include "emulation/context.h"
 #include "emulation/device.h"
+#include "emulation/omission.h"
 #include "tests/check.h"
 
 namespace {
@@ -86,6 +87,17 @@ void test_reduction() {
     noticed = noticed && wrong != sums;
   });
   CHECK(noticed);
+  // The same by leaving the barrier out of the kernel that has it.
+  const std::string place = mixnorm::emulation::synchronization_places();
+  CHECK(place.find("test_emulation.cpp:") == 0 && place.find(' ') == std::string::npos);
+  mixnorm::emulation::omit_synchronization(place);
+  for_seeds([&] {
+    std::vector<float> sums(kBlocks, NAN);
+    check_success(launch_kernel(block_sum_kernel<true>, kBlocks, 128, 16, false, nullptr, x.data(),
+                                kPerBlock, sums.data()));
+    CHECK(sums[0] != (x[0] + x[kPerBlock - 1]) / 2 * kPerBlock);
+  });
+  mixnorm::emulation::omit_synchronization("");
 }
 
 struct WarpResults {

@@ -3,7 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <source_location>
+#include <string>
 
+#include "emulation/omission.h"
 #include "emulation/scheduler.h"
 
 inline void __pipeline_memcpy_async(void* shared, const void* global, size_t bytes,
@@ -24,6 +27,7 @@ inline void __pipeline_memcpy_async(void* shared, const void* global, size_t byt
 
 inline void __pipeline_commit() { mixnorm::emulation::current->copies.commit(); }
 
-inline void __pipeline_wait_prior(size_t pending) {
-  mixnorm::emulation::current->copies.wait(pending);
+inline void __pipeline_wait_prior(size_t pending,
+                                  std::source_location where = std::source_location::current()) {
+  if (!mixnorm::emulation::omitted(where)) mixnorm::emulation::current->copies.wait(pending);
 }
