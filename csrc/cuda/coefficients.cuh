@@ -12,15 +12,19 @@
 
 namespace mixnorm::cuda {
 
-// Writes row entries of one column.
-template <class T>
-struct ColumnWriter {
-  T* table;
-  int columns;
-  int column;
-  __device__ void operator()(int row, double value) const {
-    table[int64_t(row) * columns + column] = static_cast<T>(value);
+// One column's rows.
+template <class T, int K>
+class ColumnRows {
+ public:
+  __device__ ColumnRows(T* table, int column) : start_(column_start<K>(table, column)) {}
+
+  __device__ double read(int row) const { return start_[row * kChannels<T, K>]; }
+  __device__ void write(int row, double value) const {
+    start_[row * kChannels<T, K>] = static_cast<T>(value);
   }
+
+ private:
+  T* start_;
 };
 
 template <class T>
@@ -37,8 +41,8 @@ __device__ double affine_bias(const Affine<T>& affine, int k, int c) {
 template <class T, int K>
 class OddsWriter {
  public:
-  __device__ OddsWriter(const ColumnWriter<T>& write, bool first_of_group, double eps)
-      : write_(write), first_of_group_(first_of_group), eps_(eps) {}
+  __device__ OddsWriter(const ColumnRows<T, K>& rows, bool first_of_group, double eps)
+      : rows_(rows), first_of_group_(first_of_group), eps_(eps) {}
 
   // mean is relative to the shift.
   __device__ void component(int k, double mixing_weight, double mean, double var) {
@@ -51,20 +55,20 @@ class OddsWriter {
       origin_ = logit;
       return;
     }
-    write_(Row<K>::quadratic(k), logit.quadratic - origin_.quadratic);
-    write_(Row<K>::linear(k), logit.linear - origin_.linear);
-    write_(Row<K>::odds(k), logit.constant - origin_.constant);
+    rows_.write(Row<K>::quadratic(k), logit.quadratic - origin_.quadratic);
+    rows_.write(Row<K>::linear(k), logit.linear - origin_.linear);
+    rows_.write(Row<K>::odds(k), logit.constant - origin_.constant);
   }
 
   // A component that only fills up the compiled number.
   __device__ void absent(int k) const {
-    write_(Row<K>::quadratic(k), 0);
-    write_(Row<K>::linear(k), 0);
-    write_(Row<K>::odds(k), -HUGE_VAL);
+    rows_.write(Row<K>::quadratic(k), 0);
+    rows_.write(Row<K>::linear(k), 0);
+    rows_.write(Row<K>::odds(k), -HUGE_VAL);
   }
 
  private:
-  ColumnWriter<T> write_;
+  ColumnRows<T, K> rows_;
   bool first_of_group_;
   double eps_;
   device::Logit<double> origin_{};
@@ -72,10 +76,10 @@ class OddsWriter {
 
 // mean is relative to the shift.
 template <class T, int K>
-__device__ void write_output(const ColumnWriter<T>& write, int k, double scale, double mean,
+__device__ void write_output(const ColumnRows<T, K>& rows, int k, double scale, double mean,
                              double bias) {
-  write(Row<K>::scale(k), scale);
-  write(Row<K>::offset(k), bias - scale * mean);
+  rows.write(Row<K>::scale(k), scale);
+  rows.write(Row<K>::offset(k), bias - scale * mean);
 }
 
 }  // namespace mixnorm::cuda

@@ -10,21 +10,15 @@ namespace mixnorm::cuda {
 namespace {
 
 template <class T>
-ForwardKernel<T> kernel_for(Scalar scalar, Access access, int components);
-template <>
-ForwardKernel<float> kernel_for(Scalar scalar, Access access, int components) {
-  switch (scalar) {
-    case Scalar::kHalf:
-      return find_forward_kernel<__half>(access, &components);
-    case Scalar::kBFloat16:
-      return find_forward_kernel<__nv_bfloat16>(access, &components);
-    default:
-      return find_forward_kernel<float>(access, &components);
+ForwardKernel<T> kernel_for(Scalar scalar, const Cut& c) {
+  int components = c.compiled;
+  if constexpr (sizeof(T) == 8) {
+    return find_forward_kernel<double>(c.access, &components);
+  } else {
+    return scalar == Scalar::kHalf       ? find_forward_kernel<__half>(c.access, &components)
+           : scalar == Scalar::kBFloat16 ? find_forward_kernel<__nv_bfloat16>(c.access, &components)
+                                         : find_forward_kernel<float>(c.access, &components);
   }
-}
-template <>
-ForwardKernel<double> kernel_for(Scalar, Access access, int components) {
-  return find_forward_kernel<double>(access, &components);
 }
 
 // Everything of `problem` but what the cut and the workspace give; steps as in the kernel.
@@ -36,13 +30,12 @@ cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t 
                              : cut(x, {{y->data, {y->stride_n, y->stride_c, y->stride_l}}},
                                    components, groups, launch.limits);
   if (!c.supported) return cudaErrorNotSupported;
-  const ForwardKernel<T> kernel = kernel_for<T>(x.scalar, c.access, c.compiled);
+  const ForwardKernel<T> kernel = kernel_for<T>(x.scalar, c);
   const Plan p = plan(c, reinterpret_cast<const void*>(kernel), 1, launch.limits, launch.family);
   if (p.error != cudaSuccess) return p.error;
   const Geometry& g = p.geometry;
   Workspace workspace(launch.workspace);
-  const Buffers<T> buffers(workspace, 5 * c.compiled - 2, columns(g), c.max_chunks, groups,
-                           c.compiled);
+  const Buffers<T> buffers(workspace, c);
   problem.geometry = g;
   problem.x = flattened(g, x);
   problem.y = y == nullptr ? Tensor{} : flattened(g, x, *y);
@@ -52,21 +45,12 @@ cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t 
   return run(p, kernel, problem, problem.steps, buffers.barrier, launch.stream);
 }
 
-size_t workspace_bytes(const Input& x, int64_t components, int64_t groups,
-                       const DeviceLimits& limits) {
-  const Cut c = cut(x, {}, components, groups, limits);
-  if (!c.supported) return 0;
-  Workspace workspace(nullptr);
-  const int64_t rows = 5 * c.compiled - 2;
-  if (x.scalar == Scalar::kDouble) {
-    Buffers<double>(workspace, rows, columns(c.geometry), c.max_chunks, groups, c.compiled);
-  } else {
-    Buffers<float>(workspace, rows, columns(c.geometry), c.max_chunks, groups, c.compiled);
-  }
-  return workspace.used();
-}
-
 }  // namespace
+
+const void* forward_kernel_address(Scalar scalar, const Cut& cut) {
+  return scalar == Scalar::kDouble ? reinterpret_cast<const void*>(kernel_for<double>(scalar, cut))
+                                   : reinterpret_cast<const void*>(kernel_for<float>(scalar, cut));
+}
 
 size_t forward_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {
@@ -74,11 +58,11 @@ size_t forward_workspace(const Input& x, int64_t components, int64_t groups,
 }
 size_t moments_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  return forward_workspace(x, components, groups, limits);
 }
 size_t evaluate_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  return forward_workspace(x, components, groups, limits);
 }
 
 template <class T>

@@ -27,20 +27,19 @@ struct ForwardProblem {
 };
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>)
+__global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
     forward_kernel(const __grid_constant__ ForwardProblem<accumulation_t<S>> p, int first_step,
                    int last_step) {
   using T = accumulation_t<S>;
   MIXNORM_DYNAMIC_SHARED(shared);
   const Geometry& g = p.geometry;
-  const Scratch<T> scratch(shared + g.slots * TileAccess<S, K, kAccess>::slot_bytes(), g, K);
-  double* const merge_buffer = reinterpret_cast<double*>(scratch.exchange);
   GridBarrier barrier(p.barrier);
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
     if (step > first_step) barrier.arrive_and_wait();
+    const Scratch<T> scratch(shared, g, K, TileAccess<S, K, kAccess>::slot_bytes());
     if (step == 0) {
-      prepare<S, K>(g, p.x, p.start, p.table, Row<K>::kForward, merge_buffer);
+      prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());
     } else if (step == p.steps - 1 && p.y.data != nullptr) {
       normalize<S, K, kAccess>(g, p.x, p.y, p.table, scratch, shared, step / 2);
     } else if (step % 2 == 1) {
@@ -50,7 +49,7 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>)
       if (step > 2) merge.mixture = {merge.next.mixing_weight, merge.next.mean, merge.next.var};
       const bool last = step == p.steps - (p.y.data != nullptr ? 2 : 1);
       merge_moments<T, K>(g, {p.partials.sums, p.partials.masses}, merge, !last, p.table,
-                          merge_buffer);
+                          scratch.doubles());
     }
   }
 }

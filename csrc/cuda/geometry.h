@@ -65,15 +65,22 @@ MIXNORM_HOST_DEVICE int warps(const Geometry& g) {
 constexpr int kStages = 3;
 
 // What a thread holds of a tile, and how many threads there may be: 2 K sums a channel and K
-// log-odds a position have to fit its registers.
+// log-odds a position have to fit its registers, beside the addresses of single elements.
 template <class T, int K>
 constexpr int kChannels = K > 8            ? (sizeof(T) == 4 ? 2 : 1)
                           : sizeof(T) == 4 ? 4
                                            : 2;
-template <class T, int K>
-constexpr int kPositions = K > 8 ? (sizeof(T) == 4 ? 2 : 1) : 4;
+template <class T, int K, Access kAccess>
+constexpr int kPositions = K > 8                          ? (sizeof(T) == 4 ? 2 : 1)
+                           : kAccess == Access::kElements ? 2
+                                                          : 4;
 template <class T, int K>
 constexpr int kMaxThreads = K <= 3 && sizeof(T) == 4 ? 512 : 256;
+
+constexpr int kMixtureThreads = 256;
+
+// Rows of the table of coefficients (tables.cuh).
+constexpr int table_rows(int components) { return 9 * components - 2; }
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {

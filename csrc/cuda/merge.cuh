@@ -69,6 +69,13 @@ __device__ void for_columns(const Geometry& g, const Lanes& lanes, F&& f) {
   }
 }
 
+// What the chunks left: sums [chunks][2 K][columns], masses [chunks][groups][K].
+template <class T>
+struct Partials {
+  T* sums;
+  T* masses;
+};
+
 // The thread's share of the sum over chunks of from[chunk * stride].
 template <class T>
 __device__ double chunk_share(const Geometry& g, const Lanes& lanes, const T* from,

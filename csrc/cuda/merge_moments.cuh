@@ -6,13 +6,6 @@
 
 namespace mixnorm::cuda {
 
-// What the chunks left: sums [chunks][2 K][columns], masses [chunks][groups][K].
-template <class T>
-struct Partials {
-  T* sums;
-  T* masses;
-};
-
 template <class T>
 struct MergeArguments {
   Mixture<const T> mixture;  // that the sums were made under
@@ -31,9 +24,9 @@ __device__ void merge_moments(const Geometry& g, const Partials<const T>& partia
   const Lanes lanes(g.chunks, buffer);
   const int width = columns(g);
   for_columns(g, lanes, [&](const Column& column) {
-    const ColumnWriter<T> write{table, width, column.index};
-    const double shift = column.exists ? double(table[column.index]) : 0.0;
-    OddsWriter<T, K> odds(write, column.first_of_group, a.eps);
+    const ColumnRows<T, K> rows(table, column.index);
+    const double shift = column.exists ? rows.read(Row<K>::kShift) : 0.0;
+    OddsWriter<T, K> odds(rows, column.first_of_group, a.eps);
 #pragma unroll 1
     for (int k = 0; k < g.components; ++k) {
       double sums[3] = {0, 0, 0};  // mass, first, second
@@ -72,7 +65,7 @@ __device__ void merge_moments(const Geometry& g, const Partials<const T>& partia
         const double scale = affine_weight(a.affine, k, column.channel) *
                              device::mixing_scale(mixing_weight, a.mixing_scale) *
                              device::inverse_deviation(moments.var, a.eps);
-        write_output<T, K>(write, k, scale, moments.mean, affine_bias(a.affine, k, column.channel));
+        write_output<T, K>(rows, k, scale, moments.mean, affine_bias(a.affine, k, column.channel));
       }
     }
   });

@@ -1,7 +1,6 @@
 // Sums of nu, nu x', nu x'^2 over a block's tiles.
 #pragma once
 
-#include "cuda/merge_moments.cuh"
 #include "cuda/sums.cuh"
 
 namespace mixnorm::cuda {
@@ -11,15 +10,11 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
                             const Partials<T>& partials, const Scratch<T>& scratch,
                             unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
-  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K>;
+  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
   const W walk(g, slots, sweep);
   const auto& place = walk.place;
-  const Coefficients<T, kOwned, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, g, place.column);
-  if constexpr (K > 1) {
-    sum_constants<K - 1>(g, place, table, Row<K>::odds(1), K,
-                         scratch.constants + 2 * K * g.block_groups, Columns<T, kOwned>{},
-                         scratch.constants);
-  }
+  const Coefficients<T, K, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, place.column);
+  sum_odds_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor tensors[] = {x};

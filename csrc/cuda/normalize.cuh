@@ -9,17 +9,13 @@ template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, const T* table,
                           const Scratch<T>& scratch, unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
-  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K>;
+  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
   const W walk(g, slots, sweep);
   const auto& place = walk.place;
-  const Coefficients<T, kOwned, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, g, place.column);
-  const Coefficients<T, kOwned, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(
-      table, g, place.column);
-  if constexpr (K > 1) {
-    sum_constants<K - 1>(g, place, table, Row<K>::odds(1), K,
-                         scratch.constants + 2 * K * g.block_groups, Columns<T, kOwned>{},
-                         scratch.constants);
-  }
+  const Coefficients<T, K, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, place.column);
+  const Coefficients<T, K, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(table,
+                                                                                  place.column);
+  sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
   walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
     T values[kOwned][kHeld];

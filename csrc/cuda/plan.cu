@@ -17,6 +17,8 @@ constexpr int kMaxOverflow = 4;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
 
+constexpr const char* kTooWide = "a group has more channels than the threads of a block can hold";
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int size_of(Scalar scalar) {
@@ -27,23 +29,29 @@ struct Held {
   int channels, positions, max_threads;
 };
 
-template <class T>
-Held held(int compiled) {
-  if (compiled > 8) return {kChannels<T, 16>, kPositions<T, 16>, kMaxThreads<T, 16>};
-  if (compiled > 3) return {kChannels<T, 4>, kPositions<T, 4>, kMaxThreads<T, 4>};
-  return {kChannels<T, 1>, kPositions<T, 1>, kMaxThreads<T, 1>};
+template <class T, int K>
+Held held(Access access) {
+  return {kChannels<T, K>,
+          access == Access::kElements ? kPositions<T, K, Access::kElements>
+                                      : kPositions<T, K, Access::kPositions>,
+          kMaxThreads<T, K>};
 }
 
-Held held(Scalar scalar, int compiled) {
-  return scalar == Scalar::kDouble ? held<double>(compiled) : held<float>(compiled);
+Held held(Scalar scalar, int compiled, Access access) {
+  if (scalar == Scalar::kDouble) {
+    return compiled > 4 ? held<double, 16>(access) : held<double, 4>(access);
+  }
+  return compiled > 8   ? held<float, 16>(access)
+         : compiled > 3 ? held<float, 8>(access)
+                        : held<float, 3>(access);
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
 
 bool in_vectors(int64_t a) { return a % 4 == 0; }
 
-Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar scalar, int compiled) {
-  if (scalar == Scalar::kDouble || compiled > 8) return Access::kElements;
+Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar scalar) {
+  if (scalar == Scalar::kDouble || g.components > 8) return Access::kElements;
   bool channels = g.length == g.positions && in_vectors(g.group_channels), positions = true;
   for (int t = 0; t < count; ++t) {
     const Strides& s = tensors[t].strides;
@@ -57,13 +65,15 @@ Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar sca
 
 }  // namespace
 
-int compiled_components(Scalar scalar, int64_t components) {
-  if (scalar == Scalar::kDouble) return components > 4 ? 16 : components > 1 ? 4 : 1;
-  return components > 8 ? 16 : components > 4 ? 8 : int(components);
+int compiled_components(Scalar scalar, Access access, int64_t components) {
+  if (scalar == Scalar::kDouble) return components > 4 ? 16 : 4;
+  if (components > 4) return components > 8 ? 16 : 8;
+  return access != Access::kElements ? int(components) : components > 3 ? 8 : 3;
 }
 
 int64_t max_group_channels(Scalar scalar, int64_t components) {
-  const Held most = held(scalar, compiled_components(scalar, components));
+  const Held most =
+      held(scalar, compiled_components(scalar, Access::kElements, components), Access::kElements);
   return int64_t(most.channels) * most.max_threads;
 }
 
@@ -79,25 +89,18 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
 }
 
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits) {
+        const DeviceLimits& limits, int max_threads) {
   Cut cut{};
   if (components < 1 || components > device::kMaxComponents) {
     cut.reason = "more components than are compiled";
     return cut;
   }
-  cut.compiled = compiled_components(x.scalar, components);
-  const Held hold = held(x.scalar, cut.compiled);
   Geometry& g = cut.geometry;
   g.positions = x.batch * x.length;
   g.channels = int(x.channels);
   g.groups = int(groups);
   g.group_channels = int(x.channels / groups);
   g.components = int(components);
-  if (g.group_channels > max_group_channels(x.scalar, components)) {
-    cut.reason = "a group has more channels than the threads of a block can hold";
-    return cut;
-  }
-  cut.supported = true;
 
   const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
   const bool joined =
@@ -106,14 +109,31 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
                                            [&](const Tensor& t) { return joins(t.strides); }));
   g.length = std::max<int64_t>(1, joined ? g.positions : x.length);
 
-  const int max_warps = hold.max_threads / 32;
-  const int64_t lanes = ceil_div(g.group_channels, hold.channels);
+  Tensor tensors[4] = {flattened(g, x)};
+  int count = 1;
+  for (const Tensor& t : others) {
+    tensors[count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length, t.strides.n,
+                                     t.strides.c, t.strides.l});
+  }
+  cut.access = access_of(g, tensors, count, x.scalar);
+  cut.compiled = compiled_components(x.scalar, cut.access, components);
+  cut.allocated = compiled_components(x.scalar, Access::kElements, components);
+  const Held hold = held(x.scalar, cut.compiled, cut.access);
+
+  const int max_warps = (max_threads > 0 ? max_threads : hold.max_threads) / 32;
+  int64_t lanes = ceil_div(g.group_channels, hold.channels);
+  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
   g.channel_lanes = 1;
   const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
   while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
   while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
-  while (channel_warps() > max_warps) g.channel_lanes *= 2;
+  while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
   g.channel_warps = channel_warps();
+  if (g.channel_warps > max_warps) {
+    cut.reason = kTooWide;
+    return cut;
+  }
+  cut.supported = true;
   g.group_columns = g.channel_warps * g.channel_lanes * hold.channels;
   g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
@@ -129,13 +149,6 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.tile_positions = tile_positions();
   g.tiles = ceil_div(g.positions, g.tile_positions);
 
-  Tensor tensors[4] = {flattened(g, x)};
-  int count = 1;
-  for (const Tensor& t : others) {
-    tensors[count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length, t.strides.n,
-                                     t.strides.c, t.strides.l});
-  }
-  cut.access = access_of(g, tensors, count, x.scalar, cut.compiled);
   g.channel_runs = tensors[0].strides.c == 1 && tensors[0].strides.l != 1;
   g.lane_step = row_step(tile_positions() / hold.positions, g.length);
 
@@ -143,8 +156,7 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   const int64_t one_each = std::max(1, multiprocessors / g.channel_blocks);
   const int64_t most = std::max(1, kMaxBlocks * multiprocessors / g.channel_blocks);
   const int64_t worth = g.positions / (kChunkPositions * components);
-  cut.max_chunks = int(std::clamp<int64_t>(std::min(most, std::max(one_each, worth)), 1,
-                                           std::max<int64_t>(1, g.tiles)));
+  cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
   const int threads = 32 * warps(g);
   cut.slot_bytes = int64_t(hold.channels) * hold.positions * threads * size_of(x.scalar);
   cut.scratch_bytes = scratch_sizes(g, cut.compiled).total() * (size_of(x.scalar) == 8 ? 8 : 4);
@@ -168,8 +180,8 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
     return p.error == cudaSuccess ? blocks : 0;
   };
   const auto chunks_of = [&](int blocks) {
-    return int(std::clamp<int64_t>(int64_t(blocks) * limits.multiprocessors / g.channel_blocks, 1,
-                                   cut.max_chunks));
+    const int64_t room = int64_t(blocks) * limits.multiprocessors / g.channel_blocks;
+    return int(std::max<int64_t>(1, std::min({room, int64_t(cut.max_chunks), g.tiles})));
   };
 
   p.reason = "no cooperative launch here";
@@ -217,6 +229,25 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
   p.blocks = g.chunks * g.channel_blocks;
   if (family == Family::kStreaming) p.reason = "asked for";
   return p;
+}
+
+Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
+                     const DeviceLimits& limits, Family family) {
+  const Cut c = cut(x, {}, components, groups, limits);
+  Description d{};
+  d.reason = c.reason;
+  if (!c.supported) return d;
+  const bool forward = direction == Direction::kForward;
+  const void* const kernel =
+      forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
+  const Plan p = plan(c, kernel, forward ? 1 : 2, limits, family);
+  d.reason = p.reason;
+  if (p.error != cudaSuccess) return d;
+  const int64_t tiles = ceil_div(p.geometry.tiles, p.geometry.chunks);
+  const bool fits = p.geometry.resident && tiles <= p.geometry.slots;
+  const int64_t kept = fits ? tiles : p.geometry.resident ? p.geometry.slots - kStages : 0;
+  return {true,  p.family, c.access,        p.threads, p.blocks, p.geometry.tile_positions,
+          tiles, kept,     p.shared_memory, p.reason};
 }
 
 cudaError_t device_limits(int device, DeviceLimits* limits) {

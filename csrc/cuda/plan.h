@@ -33,7 +33,7 @@ Description describe(Direction direction, const Input& x, int64_t components, in
 int64_t max_group_channels(Scalar scalar, int64_t components);
 
 // The compiled number of components that serves so many.
-int compiled_components(Scalar scalar, int64_t components);
+int compiled_components(Scalar scalar, Access access, int64_t components);
 
 // How a problem is cut, whatever the device's occupancy.
 struct Cut {
@@ -41,15 +41,17 @@ struct Cut {
   const char* reason;  // where it is not
   Geometry geometry;   // all but chunks, slots and resident
   Access access;
-  int compiled;  // components
+  int compiled;   // components
+  int allocated;  // components that the workspace holds, whatever the access
   int max_chunks;
   int64_t slot_bytes;  // of one tensor's tile
   int64_t scratch_bytes;
 };
 
-// `others`: strides and pointers of the tensors beside x that the kernel walks with it.
+// `others`: strides and pointers of the tensors beside x that the kernel walks with it. Tables have
+// the same columns whatever `max_threads`, 0 for what the kernels of so many components allow.
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits);
+        const DeviceLimits& limits, int max_threads = 0);
 
 struct Plan {
   cudaError_t error;
@@ -63,6 +65,10 @@ struct Plan {
 // tensors: that every tile keeps in shared memory.
 Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
           Family family);
+
+// The kernels that serve a cut, for the occupancy.
+const void* forward_kernel_address(Scalar scalar, const Cut& cut);
+const void* backward_kernel_address(Scalar scalar, const Cut& cut);
 
 // x with rows joined where the cut joins them.
 Tensor flattened(const Geometry& geometry, const Input& x);

@@ -10,32 +10,53 @@
 
 namespace mixnorm::cuda {
 
-// constants[group slot][i] = the sum of rows first_row + i over the group's channels. Ends with a
+// constants[group slot][i] = the sum of rows kFirst + i over the group's channels. Ends with a
 // barrier.
-template <int kCount, class Place, class T, int N>
-__device__ void sum_constants(const Geometry& g, const Place& place, const T* table, int first_row,
-                              int stride, T* parts, Columns<T, N>, T* constants) {
+template <int K, int kFirst, int kRows, class Place, class T>
+__device__ void sum_constants(const Geometry& g, const Place& place, const T* table, T* parts,
+                              T* constants) {
+  const Coefficients<T, K, kFirst, kRows, false> rows(table, place.column);
   __syncthreads();
 #pragma unroll 1
-  for (int i = 0; i < kCount; ++i) {
-    const auto row = *reinterpret_cast<const Columns<T, N>*>(
-        table + int64_t(first_row + i) * columns(g) + place.column);
+  for (int i = 0; i < kRows; ++i) {
+    const auto row = rows.row(kFirst + i);
     T sum = row.value[0];
 #pragma unroll
-    for (int c = 1; c < N; ++c) sum += row.value[c];
+    for (int c = 1; c < rows.N; ++c) sum += row.value[c];
     sum = lane_sum(sum, place.channel_step, g.channel_lanes);
     if (place.position_lane == 0 && place.channel_lane == 0) {
-      parts[(place.group_slot * kCount + i) * g.channel_warps + place.channel_warp] = sum;
+      parts[(place.group_slot * kRows + i) * g.channel_warps + place.channel_warp] = sum;
     }
   }
   __syncthreads();
-  for (int i = place.rank; i < kCount; i += place.group_threads(g)) {
-    const T* const from = parts + (place.group_slot * kCount + i) * g.channel_warps;
+  for (int i = place.rank; i < kRows; i += place.group_threads(g)) {
+    const T* const from = parts + (place.group_slot * kRows + i) * g.channel_warps;
     T sum = from[0];
     for (int w = 1; w < g.channel_warps; ++w) sum += from[w];
-    constants[place.group_slot * stride + i] = sum;
+    constants[place.group_slot * K + i] = sum;
   }
   __syncthreads();
+}
+
+// The log-odds' constants of the block's groups, to scratch.constants [group slot][K].
+template <int K, class Place, class T>
+__device__ void sum_odds_constants(const Geometry& g, const Place& place, const T* table,
+                                   const Scratch<T>& scratch) {
+  if constexpr (K > 1) {
+    sum_constants<K, Row<K>::odds(1), K - 1>(
+        g, place, table, scratch.constants + 2 * K * g.block_groups, scratch.constants);
+  }
+}
+
+// Likewise those of dnu, behind them.
+template <int K, class Place, class T>
+__device__ void sum_moment_constants(const Geometry& g, const Place& place, const T* table,
+                                     const Scratch<T>& scratch) {
+  if constexpr (K > 1) {
+    sum_constants<K, Row<K>::moment_constant(0), K>(g, place, table,
+                                                    scratch.constants + 2 * K * g.block_groups,
+                                                    scratch.constants + K * g.block_groups);
+  }
 }
 
 // Sums partial[k][r] over the lanes of a warp that share the position, and leaves one row of the
@@ -68,45 +89,28 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
 
 template <class T>
 __device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int row, int p) {
-  const T* const from = exchange + int64_t(row) * g.channel_warps * g.tile_positions + p;
+  const T* const from = exchange + row * g.channel_warps * g.tile_positions + p;
   T sum = from[0];
   for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
   return sum;
 }
 
-// A component without weight (padding) has log-odds of -infinity and gets exactly 0.
+// From log-odds to responsibilities, in place. A component without weight (padding) has log-odds of
+// -infinity and gets exactly 0.
 template <int K, class T>
-__device__ __forceinline__ void softmax(const T (&odds)[K], T (&nu)[K]) {
-  T top = odds[0];
+__device__ __forceinline__ void softmax(T (&values)[K]) {
+  T top = values[0];
 #pragma unroll
-  for (int k = 1; k < K; ++k) top = odds[k] > top ? odds[k] : top;
+  for (int k = 1; k < K; ++k) top = values[k] > top ? values[k] : top;
   T total = 0;
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    nu[k] = device::exponential(odds[k] - top);
-    total += nu[k];
+    values[k] = device::exponential(values[k] - top);
+    total += values[k];
   }
   const T inverse = T(1) / total;
 #pragma unroll
-  for (int k = 0; k < K; ++k) nu[k] *= inverse;
-}
-
-// Calls f(p, responsibilities of p) once for every position of the tile and group, each in one of
-// the group's threads, after the exchange; f stores them, and zeros them outside the tensor.
-template <int K, class Place, class T, class F>
-__device__ __forceinline__ void for_posteriors(const Geometry& g, const Place& place,
-                                               const T* exchange, const T* constants, F&& f) {
-  for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
-    T odds[K], nu[K];
-    odds[0] = 0;
-#pragma unroll
-    for (int k = 1; k < K; ++k) {
-      odds[k] = exchanged(g, exchange, place.group_slot * (K - 1) + k - 1, p) +
-                constants[place.group_slot * K + k - 1];
-    }
-    softmax<K>(odds, nu);
-    f(p, nu);
-  }
+  for (int k = 0; k < K; ++k) values[k] *= inverse;
 }
 
 // Leaves nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds it to the
@@ -131,7 +135,16 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
     }
   }
   exchange_positions(g, place, partial, scratch.exchange);
-  for_posteriors<K>(g, place, scratch.exchange, scratch.constants, [&](int p, T(&nu)[K]) {
+  const T* const constants = scratch.constants + place.group_slot * K;
+  for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
+    T nu[K];
+    nu[0] = 0;
+#pragma unroll
+    for (int k = 1; k < K; ++k) {
+      nu[k] =
+          exchanged(g, scratch.exchange, place.group_slot * (K - 1) + k - 1, p) + constants[k - 1];
+    }
+    softmax<K>(nu);
     const bool inside = position + p < g.positions;
     T* const out = scratch.nu + place.group_slot * K * g.tile_positions + p;
 #pragma unroll
@@ -140,7 +153,7 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
       out[k * g.tile_positions] = value;
       if (mass != nullptr) mass[k] += value;
     }
-  });
+  }
   __syncthreads();
 }
 

@@ -45,10 +45,10 @@ __device__ double weighted_mean(const Geometry& g, const BatchMoments<const T>& 
   return sum / total;
 }
 
-// Writes the first `rows` rows of the table: padding columns are zeros throughout.
+// Writes all of the table: what is not known yet, and padding columns, are zeros.
 template <class S, int K, class T = accumulation_t<S>>
 __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& start, T* table,
-                        int rows, double* buffer) {
+                        double* buffer) {
   const bool sampled = start.statistics.mean == nullptr;
   const Lanes lanes(sampled ? kShiftSamples : 1, buffer);
   for_columns(g, lanes, [&](const Column& column) {
@@ -60,15 +60,15 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
       lanes.sum(shift);
     }
     if (lanes.lane != 0 || column.index >= columns(g)) return;
-    const ColumnWriter<T> write{table, columns(g), column.index};
-    for (int row = 0; row < rows; ++row) write(row, 0);
+    const ColumnRows<T, K> rows(table, column.index);
+    for (int row = 0; row < Row<K>::kCount; ++row) rows.write(row, 0);
     if (!column.exists) return;
     if (!sampled) shift[0] = weighted_mean(g, start.statistics, column);
     // What is subtracted from x is the rounded shift.
     const T rounded = isfinite(shift[0]) ? static_cast<T>(shift[0]) : T(0);
     const double origin = rounded;
-    write(Row<K>::kShift, origin);
-    OddsWriter<T, K> odds(write, column.first_of_group, start.eps);
+    rows.write(Row<K>::kShift, origin);
+    OddsWriter<T, K> odds(rows, column.first_of_group, start.eps);
     for (int k = 0; k < K; ++k) {
       if (k >= g.components) {
         odds.absent(k);
@@ -82,7 +82,7 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
         const double scale = affine_weight(start.affine, k, column.channel) *
                              device::mixing_scale(mixing_weight, start.mixing_scale) *
                              device::inverse_deviation(double(start.statistics.var[kc]), start.eps);
-        write_output<T, K>(write, k, scale, double(start.statistics.mean[kc]) - origin,
+        write_output<T, K>(rows, k, scale, double(start.statistics.mean[kc]) - origin,
                            affine_bias(start.affine, k, column.channel));
       }
     }

@@ -1,7 +1,7 @@
 // The block's shared memory behind its tiles, where threads meet.
 #pragma once
 
-#include "cuda/geometry.h"
+#include "cuda/thread.cuh"
 
 namespace mixnorm::cuda {
 
@@ -12,13 +12,17 @@ struct Scratch {
   T* dlogit;     // likewise
   T* constants;  // [group slot][K] of the log-odds; the same of dnu; then warps' parts of them
 
-  __device__ Scratch(unsigned char* start, const Geometry& g, int components) {
+  // tile_bytes: of all tensors of one tile.
+  __device__ Scratch(unsigned char* shared, const Geometry& g, int components, int tile_bytes) {
     const ScratchSizes sizes = scratch_sizes(g, components);
-    exchange = reinterpret_cast<T*>(start);
+    exchange = reinterpret_cast<T*>(shared + opaque(g.slots) * tile_bytes);
     nu = exchange + sizes.exchange;
     dlogit = nu + sizes.weights;
     constants = dlogit + sizes.weights;
   }
+
+  // The exchange, for a merge.
+  __device__ double* doubles() const { return reinterpret_cast<double*>(exchange); }
 };
 
 // The thread's positions of one row [tile position].

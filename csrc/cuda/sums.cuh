@@ -2,6 +2,7 @@
 // and warps in a fixed order into the block's own row of the workspace.
 #pragma once
 
+#include "cuda/merge.cuh"
 #include "cuda/posterior.cuh"
 
 namespace mixnorm::cuda {

@@ -55,17 +55,19 @@ struct Walk {
   // thread's part of each of the kTensors tensors, one after the other.
   template <int kTensors, class Body>
   __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], Body&& body) const {
-    const int64_t tensor_bytes = Tiles::slot_bytes();
+    const int tensor_bytes = Tiles::slot_bytes();
     const RowStep step = row_step(up ? g.tile_positions : -g.tile_positions, g.length);
     const int count = residency.count;
     int64_t position = (residency.first + (up ? 0 : count - 1)) * g.tile_positions;
-    const Cursor start(position + place.position(0), g.length);
-    Cursor ahead = start, here = start;
     const int64_t stride = up ? g.tile_positions : -g.tile_positions;
-    position -= (kStages - 1) * stride;  // of the tile that is worked on, once there is one
+    // Of the tile that is worked on, once there is one: the loads run ahead of it.
+    position -= (kStages - 1) * stride;
+    Cursor here(position + place.position(0), g.length);
     for (int i = 0; i < count + kStages - 1; ++i) {
       const int tile = up ? i : count - 1 - i;
       if (i < count && residency.must_load(tile, loaded)) {
+        Cursor ahead = here;
+        for (int stage = 1; stage < kStages; ++stage) ahead.move(step, g.length);
         unsigned char* const slot = slots + residency.slot(tile) * kTensors * tensor_bytes;
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) {
@@ -74,13 +76,12 @@ struct Walk {
         }
       }
       __pipeline_commit();  // also where nothing was copied: the wait below counts commits
-      ahead.move(step, g.length);
       if (i >= kStages - 1) {
         __pipeline_wait_prior(kStages - 1);
         const int ready = up ? i - (kStages - 1) : count - 1 - (i - (kStages - 1));
         body(slots + residency.slot(ready) * kTensors * tensor_bytes, here, position);
-        here.move(step, g.length);
       }
+      here.move(step, g.length);
       position += stride;
     }
   }

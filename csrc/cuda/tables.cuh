@@ -1,7 +1,10 @@
-// Tables [rows, columns] of coefficients in the workspace, written between the sweeps by whoever
-// merges, read by every block. Columns are channels, groups padded to whole warps; the padding is
-// zeros, so it adds nothing to any sum.
+// The table of coefficients in the workspace, written between the sweeps by whoever merges, read by
+// every block: [columns / N][rows][N], N channels of a thread. A thread's rows lie at fixed
+// distances, so that no register holds their addresses. Columns are channels, groups padded to
+// whole warps; the padding is zeros, so it adds nothing to any sum.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/geometry.h"
 #include "cuda/thread.cuh"
@@ -24,8 +27,16 @@ struct Row {
   static constexpr int moment_linear(int k) { return kForward + 2 * k + 1; }
   static constexpr int moment_constant(int k) { return kForward + 2 * K + k; }
   static constexpr int scale_sum(int k) { return kForward + 3 * K + k; }
-  static constexpr int kBackward = kForward + 4 * K;
+  static constexpr int kCount = kForward + 4 * K;
+  static_assert(kCount == table_rows(K));
 };
+
+// Where the rows of a column start; they are kChannels<T, K> apart.
+template <int K, class T>
+__device__ __forceinline__ T* column_start(T* table, int column) {
+  constexpr int N = kChannels<std::remove_const_t<T>, K>;
+  return table + int64_t(column / N) * (Row<K>::kCount * N) + column % N;
+}
 
 // A thread's channels of one row.
 template <class T, int N>
@@ -35,18 +46,19 @@ struct alignas(N * sizeof(T)) Columns {
 
 // Whether the forward's sweeps have registers for their rows.
 template <int K, Access kAccess>
-constexpr bool kKeepRows = K <= (kAccess == Access::kElements ? 2 : 3);
+constexpr bool kKeepRows = K <= 3;
 
 // The rows that a sweep uses, of the thread's channels. kKeep: loaded once, into registers; else
 // from the cache whenever they are used.
-template <class T, int N, int kFirst, int kCount, bool kKeep>
+template <class T, int K, int kFirst, int kRows, bool kKeep>
 class Coefficients {
  public:
-  __device__ Coefficients(const T* table, const Geometry& g, int column)
-      : table_(table + column), columns_(columns(g)) {
+  static constexpr int N = kChannels<T, K>;
+
+  __device__ Coefficients(const T* table, int column) : start_(column_start<K>(table, column)) {
     if constexpr (kKeep) {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) kept_[i] = load(kFirst + i);
+      for (int i = 0; i < kRows; ++i) kept_[i] = load(kFirst + i);
     }
   }
 
@@ -60,12 +72,11 @@ class Coefficients {
 
  private:
   __device__ __forceinline__ Columns<T, N> load(int i) const {
-    return *reinterpret_cast<const Columns<T, N>*>(table_ + int64_t(i) * columns_);
+    return *reinterpret_cast<const Columns<T, N>*>(start_ + i * N);
   }
 
-  const T* table_;
-  int columns_;
-  Columns<T, N> kept_[kKeep ? kCount : 1];
+  const T* start_;
+  Columns<T, N> kept_[kKeep ? kRows : 1];
 };
 
 }  // namespace mixnorm::cuda

@@ -9,6 +9,15 @@ namespace mixnorm::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
+// The value, of which the compiler knows nothing: so what follows from it is computed where it is
+// used, not kept in registers from one step of a kernel to the next.
+__device__ __forceinline__ int opaque(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // kOwned channels and kHeld positions.
 template <Access kAccess, int kOwned, int kHeld>
 struct Thread {
@@ -24,8 +33,9 @@ struct Thread {
   int channel_step, position_step;  // between lanes of a warp
 
   __device__ Thread(const Geometry& g, int channel_block) {
-    lane = threadIdx.x % 32;
-    warp = threadIdx.x / 32;
+    const int thread = opaque(threadIdx.x);
+    lane = thread % 32;
+    warp = thread / 32;
     position_warp = warp % g.position_warps;
     channel_warp = warp / g.position_warps % g.channel_warps;
     group_slot = warp / (g.position_warps * g.channel_warps);

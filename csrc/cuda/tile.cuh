@@ -13,8 +13,9 @@ struct Cursor {
   int64_t n, l;
 
   __device__ Cursor(int64_t position, int64_t length) {
-    n = position / length;
-    l = position - n * length;
+    const RowStep from_start = row_step(position, length);
+    n = from_start.n;
+    l = from_start.l;
   }
   __device__ __forceinline__ void move(const RowStep& step, int64_t length) {
     n += step.n;
@@ -31,7 +32,7 @@ template <class S, int K, Access kAccess>
 struct TileAccess {
   using T = accumulation_t<S>;
   static constexpr int kOwned = kChannels<T, K>;
-  static constexpr int kHeld = kPositions<T, K>;
+  static constexpr int kHeld = kPositions<T, K, kAccess>;
   static constexpr int kWidth = kAccess == Access::kElements ? 1 : 4;
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
@@ -39,7 +40,7 @@ struct TileAccess {
   static_assert(kAccess == Access::kElements || (kOwned == kWidth && kHeld == kWidth),
                 "one chunk a channel or position");
 
-  __device__ static int64_t slot_bytes() { return int64_t(kChunks) * blockDim.x * sizeof(Chunk); }
+  __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
 
   // Calls f(chunk, element offset, exists) for every chunk of the thread. `position`: of the tile.
   template <class F>
@@ -53,7 +54,7 @@ struct TileAccess {
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) f(c, offset + c * s.c, inside && c < place.owned);
     } else if constexpr (kAccess == Access::kChannels) {
-      const int64_t offset = channels + cursor.offset(s);
+      const int64_t offset = channels + cursor.l * s.l;  // samples are joined
 #pragma unroll
       for (int r = 0; r < kHeld; ++r) {
         const bool inside = position + place.position(r) < g.positions;

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/plan.h"
+
 namespace mixnorm::cuda {
 
 class Workspace {
@@ -24,18 +26,33 @@ class Workspace {
   size_t used_ = 0;
 };
 
-// What every kernel of `components` compiled components keeps between its steps.
+// What a kernel keeps between its steps.
 template <class T>
 struct Buffers {
   unsigned int* barrier;
   T *table, *sums, *masses;
 
-  Buffers(Workspace& workspace, int64_t rows, int64_t columns, int64_t chunks, int64_t groups,
-          int64_t components)
-      : barrier(workspace.take<unsigned int>(1)),
-        table(workspace.take<T>(rows * columns)),
-        sums(workspace.take<T>(chunks * 2 * components * columns)),
-        masses(workspace.take<T>(chunks * groups * components)) {}
+  Buffers(Workspace& workspace, const Cut& cut) {
+    const int64_t width = columns(cut.geometry), components = cut.allocated;
+    barrier = workspace.take<unsigned int>(1);
+    table = workspace.take<T>(table_rows(cut.allocated) * width);
+    sums = workspace.take<T>(cut.max_chunks * 2 * components * width);
+    masses = workspace.take<T>(cut.max_chunks * cut.geometry.groups * components);
+  }
 };
+
+// Of a problem that is supported; else 0.
+inline size_t workspace_bytes(const Input& x, int64_t components, int64_t groups,
+                              const DeviceLimits& limits) {
+  const Cut c = cut(x, {}, components, groups, limits);
+  if (!c.supported) return 0;
+  Workspace workspace(nullptr);
+  if (x.scalar == Scalar::kDouble) {
+    Buffers<double>(workspace, c);
+  } else {
+    Buffers<float>(workspace, c);
+  }
+  return workspace.used();
+}
 
 }  // namespace mixnorm::cuda
