@@ -192,7 +192,8 @@ def test_update_running(
     reference = ReferenceBackend()
     assert reference.update_running(wanted, exact, 20, float(factor))
     finite = ops.update_running(running, moments, 20, factor, emulated=emulated)
-    assert finite.shape == () and finite.item() is True
+    assert finite.shape == ()
+    assert finite.item() is True
     tolerance = 1e-6 if dtype == torch.float32 else 1e-7
     for mine, theirs in zip(running, wanted, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=tolerance, atol=tolerance)
