@@ -82,8 +82,8 @@ def test_messages(cuda_target: Target) -> None:
         operators.moments(p.x.int(), *theta, 1e-5)
     with pytest.raises(ValueError, match=r"evaluate: weight has shape \[5\], expected \[C\]"):
         operators.evaluate(p.x, *theta, p.weight.new_ones(5), None, 1e-5, True)
+    many = theta[1].new_ones(17, 6)
     with pytest.raises(ValueError, match=r"K = 17 components, expected at most 16"):
-        many = theta[1].new_ones(17, 6)
         operators.moments(p.x, many.new_ones(2, 17), many, many, 1e-5)
     out = operators.forward(p.x, *theta, None, None, 1e-5, 0, True)
     kept = out[4].new_ones(3)
