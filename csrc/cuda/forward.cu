@@ -39,6 +39,8 @@ cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t 
   problem.geometry = g;
   problem.x = flattened(g, x);
   problem.y = y == nullptr ? Tensor{} : flattened(g, x, *y);
+  // A null output means that there is none to write; an empty batch's, too, may be null.
+  if (y != nullptr && problem.y.data == nullptr) problem.y.data = launch.workspace;
   problem.partials = {buffers.sums, buffers.masses};
   problem.table = buffers.table;
   problem.barrier = buffers.barrier;

@@ -42,7 +42,7 @@ __device__ double weighted_mean(const Geometry& g, const BatchMoments<const T>& 
     sum += weight * double(statistics.mean[int64_t(k) * g.channels + column.channel]);
     total += weight;
   }
-  return sum / total;
+  return total > 0 ? sum / total : 0;
 }
 
 // Writes all of the table: what is not known yet, and padding columns, are zeros.

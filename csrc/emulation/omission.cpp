@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "emulation/diagnosis.h"
+#include "emulation/scheduler.h"
 
 namespace mixnorm::emulation {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 std::string omitted_place;
 bool any_omitted = false;
 
-// By the line and the address of the file's name: looked up by every thread at every barrier.
+// By the line and the address of the file's name.
 std::set<std::pair<unsigned, const char*>> places;
 
 }  // namespace
@@ -23,13 +24,9 @@ void omit_synchronization(const std::string& place) {
 }
 
 bool omitted(const std::source_location& where) {
-  if (!any_omitted) {
-    static std::pair<unsigned, const char*> last;
-    const std::pair<unsigned, const char*> place{where.line(), where.file_name()};
-    if (place != last || places.empty()) places.insert(last = place);
-    return false;
-  }
-  return describe(where) == omitted_place;
+  // One thread's notes are enough, and cheaper.
+  if (current->index == 0) places.emplace(where.line(), where.file_name());
+  return any_omitted && describe(where) == omitted_place;
 }
 
 std::string synchronization_places() {

@@ -20,6 +20,9 @@ class Random {
 
   uint64_t below(uint64_t bound) { return next() % bound; }
 
+  // True once in 2^bits calls.
+  bool rarely(int bits) { return next() >> (64 - bits) == 0; }
+
   // One set bit of a mask that has some: the first one from a random place on.
   unsigned bit_of(uint32_t mask) {
     const int start = static_cast<int>(next() >> 59);

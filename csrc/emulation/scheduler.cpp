@@ -26,10 +26,12 @@ struct Machine {
   std::deque<Block> blocks;  // kept for the next run, with their stacks
   size_t alive = 0;          // how many of them take part
   size_t finished = 0;
+  size_t sleeping = 0;  // threads
   Kernel kernel{};
   Grid grid{};
   Random random;
-  bool progress = false;
+  bool progress = false;  // since the last look of those that sleep
+  bool news = false;
   int idle_rounds = 0;
   std::string problem;
 };
@@ -70,35 +72,68 @@ void return_to_caller() {
   Context::change(self->context, machine.caller);
 }
 
-Thread* pick(Block& block) {
-  Warp& warp = block.warps[machine.random.bit_of(block.ready_warps)];
+uint32_t eager_warps(const Block& block) {
+  uint32_t warps = block.ready_warps;
+  for (uint32_t rest = warps & block.late_warps; rest; rest &= rest - 1) {
+    const Warp& warp = block.warps[std::countr_zero(rest)];
+    if (!(warp.ready & ~warp.late)) warps &= ~(rest & -rest);
+  }
+  return warps;
+}
+
+Thread* pick_eager(Block& block, uint32_t warps) {
+  const Warp& warp = block.warps[machine.random.bit_of(warps)];
+  return warp.lanes[machine.random.bit_of(warp.ready & ~warp.late)];
+}
+
+// No longer late.
+Thread* pick_late(Block& block) {
+  const unsigned index = machine.random.bit_of(block.ready_warps);
+  Warp& warp = block.warps[index];
+  warp.late = 0;
+  block.late_warps &= ~(uint32_t{1} << index);
   return warp.lanes[machine.random.bit_of(warp.ready)];
 }
 
-Thread* pick_block() {
+void make_late(Block& block, Warp& warp, uint32_t lanes) {
+  warp.late = lanes;
+  block.late_warps |= uint32_t{1} << (&warp - block.warps.data());
+}
+
+// From a random block on: a thread that is not late, or else any.
+Thread* pick_block(bool late_too) {
   const size_t start = machine.alive > 1 ? machine.random.below(machine.alive) : 0;
   for (size_t i = 0; i < machine.alive; ++i) {
     Block& block = machine.blocks[(start + i) % machine.alive];
-    if (block.ready_warps) return pick(block);
+    if (late_too) {
+      if (block.ready_warps) return pick_late(block);
+    } else if (const uint32_t warps = eager_warps(block)) {
+      return pick_eager(block, warps);
+    }
   }
   return nullptr;
 }
 
+// Whether there were any.
 bool wake_sleepers() {
-  bool any = false;
+  if (machine.sleeping == 0) return false;
+  machine.sleeping = 0;
   for (size_t b = 0; b < machine.alive; ++b) {
     Block& block = machine.blocks[b];
     for (Warp& warp : block.warps) {
       if (!warp.sleeping) continue;
-      any = true;
       make_ready(warp, warp.sleeping, block);
       warp.sleeping = 0;
     }
   }
-  if (!any) return false;
+  return true;
+}
+
+// Whether somebody may go on after another look at what all that are left wait for.
+bool look_again() {
   machine.idle_rounds = machine.progress ? 0 : machine.idle_rounds + 1;
   machine.progress = false;
-  return machine.idle_rounds < kIdleRounds;
+  return machine.idle_rounds < kIdleRounds && wake_sleepers();
 }
 
 std::string deadlock() {
@@ -107,18 +142,33 @@ std::string deadlock() {
   return "deadlock, no thread can go on: " + what_they_wait_for(blocks);
 }
 
-// Continues some thread; returns when the calling one is continued.
+// Continues some thread; returns when the calling one is continued. A warp goes on for as long as
+// it can, so that it overwrites what slower warps have yet to read, if nothing keeps it from that;
+// then one of the block's other warps or of another block's. Sometimes a spinning thread looks
+// before those that it waits for are all done, and always before the late ones go on.
 void suspend() {
   const Thread* self = current;
-  if (self->warp->ready && (machine.random.next() & 15) != 0) {
-    return run_next(*self->warp->lanes[machine.random.bit_of(self->warp->ready)]);
+  Random& random = machine.random;
+  const bool spins = self->wait == Wait::kSleep && random.rarely(1);
+  if (spins && self->warp->ready) make_late(*self->block, *self->warp, self->warp->ready);
+  const uint32_t lanes = self->warp->ready & ~self->warp->late;
+  if (lanes && !random.rarely(9)) return run_next(*self->warp->lanes[random.bit_of(lanes)]);
+  if (machine.sleeping > 0 && random.rarely(3)) wake_sleepers();
+  if (!spins && (machine.alive == 1 || !random.rarely(1))) {
+    if (const uint32_t warps = eager_warps(*self->block)) {
+      return run_next(*pick_eager(*self->block, warps));
+    }
   }
-  if (self->block->ready_warps) return run_next(*pick(*self->block));
-  Thread* next = pick_block();
+  Thread* next = pick_block(false);
+  if (!next && machine.news) {
+    machine.news = false;
+    if (wake_sleepers()) next = pick_block(false);
+  }
+  if (!next) next = pick_block(true);
   if (!next) {
     if (machine.finished == machine.alive) return return_to_caller();
-    if (!wake_sleepers()) fault(deadlock());
-    next = pick_block();
+    if (!look_again()) fault(deadlock());
+    next = pick_block(true);
   }
   run_next(*next);
 }
@@ -159,7 +209,7 @@ void thread_returned() {
   Thread& self = *current;
   Block& block = *self.block;
   Warp& warp = *self.warp;
-  machine.progress = true;
+  machine.progress = machine.news = true;
   self.wait = Wait::kReturned;
   self.copies.clear();
   warp.returned |= uint32_t{1} << self.lane;
@@ -208,7 +258,7 @@ void prepare(Block& block, unsigned index) {
     thread.warp->lanes[thread.lane] = &thread;
     thread.wait = Wait::kNothing;
   }
-  block.ready_warps = 0;
+  block.ready_warps = block.late_warps = 0;
   for (size_t w = 0; w < block.warps.size(); ++w) {
     const auto lanes = static_cast<unsigned>(grid.threads - w * kWarpSize);
     make_ready(block.warps[w], lowest_bits(lanes), block);
@@ -221,8 +271,9 @@ void prepare(Block& block, unsigned index) {
 void run_blocks(size_t alive) {
   machine.alive = alive;
   machine.finished = 0;
+  machine.sleeping = 0;
   machine.idle_rounds = 0;
-  run_next(*pick_block());
+  run_next(*pick_block(true));
 }
 
 // After a fault the threads are somewhere in the kernel: they begin anew, on the same stacks.
@@ -274,7 +325,7 @@ unsigned block_barrier(bool predicate, std::source_location where) {
   if (omitted(where)) return predicate;
   Thread& self = *current;
   Block& block = *self.block;
-  machine.progress = true;
+  machine.progress = machine.news = true;
   if (block.returned > 0) {
     fault("a barrier, " + describe(where) + ", after other threads of the block have returned");
   }
@@ -293,6 +344,12 @@ unsigned block_barrier(bool predicate, std::source_location where) {
     for (size_t w = 0; w < block.warps.size(); ++w) {
       const auto lanes = static_cast<unsigned>(block.size - w * kWarpSize);
       make_ready(block.warps[w], lowest_bits(lanes), block);
+      block.warps[w].late = 0;
+    }
+    block.late_warps = 0;
+    if (machine.random.rarely(2)) {
+      Warp& warp = block.warps[machine.random.below(block.warps.size())];
+      make_late(block, warp, warp.ready);
     }
   }
   suspend();
@@ -304,7 +361,7 @@ uint64_t warp_collective(Collective collective, uint32_t mask, uint64_t value, u
   Thread& self = *current;
   Warp& warp = *self.warp;
   const uint32_t bit = uint32_t{1} << self.lane;
-  machine.progress = true;
+  machine.progress = machine.news = true;
   if (!(mask & bit)) fault("the mask of a warp operation lacks its caller, " + describe(where));
   self.wait = Wait::kWarp;
   self.where = where;
@@ -323,14 +380,15 @@ void sleep(std::source_location where) {
   self.wait = Wait::kSleep;
   self.where = where;
   self.warp->sleeping |= uint32_t{1} << self.lane;
+  ++machine.sleeping;
   suspend();
 }
 
 void maybe_preempt() {
-  if ((machine.random.next() & 7) != 0) return;
+  if (!machine.random.rarely(3)) return;
   Thread& self = *current;
   make_ready(*self.warp, uint32_t{1} << self.lane, *self.block);
-  run_next(*pick_block());
+  run_next(*pick_block(true));
 }
 
 }  // namespace mixnorm::emulation

@@ -42,6 +42,7 @@ struct Thread {
 struct Warp {
   Thread* lanes[kWarpSize] = {};
   uint32_t ready = 0;
+  uint32_t late = 0;     // to go on only when no others can
   uint32_t waiting = 0;  // in a collective
   uint32_t sleeping = 0;
   uint32_t returned = 0;
@@ -53,6 +54,7 @@ struct Block {
   std::deque<Thread> threads;  // contexts, and what points to them, stay where they are
   std::vector<Warp> warps;
   uint32_t ready_warps = 0;
+  uint32_t late_warps = 0;  // with late lanes
   unsigned returned = 0;
   bool started = false;
   // The barrier: how many have arrived, where, and what they voted.

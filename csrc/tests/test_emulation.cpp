@@ -100,6 +100,38 @@ void test_reduction() {
   mixnorm::emulation::omit_synchronization("");
 }
 
+// The maximum of each warp's values, round after round through the same shared memory: one barrier
+// before it is read and one before it is written again.
+template <bool kBarrier>
+__global__ void reuse_kernel(int rounds, int* sums) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  int* parts = reinterpret_cast<int*>(memory);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  for (int round = 0; round < rounds; ++round) {
+    if (kBarrier) __syncthreads();
+    int value = 100 * round + warp;
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      value = max(value, __shfl_xor_sync(~0u, value, lanes));
+    }
+    if (threadIdx.x % 32 == 0) parts[warp] = value;
+    __syncthreads();
+    if (threadIdx.x == 0) sums[round] = parts[0] + parts[1] + parts[2] + parts[3];
+  }
+}
+
+void test_reuse() {
+  constexpr int kRounds = 6;
+  for_seeds([&] {
+    std::vector<int> right(kRounds), wrong(kRounds);
+    check_success(
+        launch_kernel(reuse_kernel<true>, 1, 128, 16, false, nullptr, kRounds, right.data()));
+    for (int round = 0; round < kRounds; ++round) CHECK(right[round] == 400 * round + 6);
+    check_success(
+        launch_kernel(reuse_kernel<false>, 1, 128, 16, false, nullptr, kRounds, wrong.data()));
+    CHECK(wrong != right);
+  });
+}
+
 struct WarpResults {
   int up, down, exclusive_or, broadcast, segment_down;
   unsigned ballot, half_ballot;
@@ -194,7 +226,7 @@ __global__ void grid_kernel(unsigned* counter, const int rounds, int* numbers, i
   GridBarrier barrier(counter);
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
   for (int round = 0; round < rounds; ++round) {
-    if (threadIdx.x == 0) numbers[block] = block + round;
+    if (threadIdx.x == 63) numbers[block] = block + round;
     barrier.arrive_and_wait();
     int sum = 0;
     for (int b = threadIdx.x; b < blocks; b += 32) sum += __ldcg(&numbers[b]);
@@ -215,6 +247,25 @@ void test_grid_barrier() {
       CHECK(sums[i] == kBlocks * (kBlocks - 1) / 2 + kBlocks * (i / kBlocks));
     }
   });
+  // Without the barrier before it, a block may announce what it has not yet written.
+  for (const char* place : {"grid_barrier.h:17", "grid_barrier.h:25"}) {
+    mixnorm::emulation::omit_synchronization(place);
+    int noticed = 0;
+    for_seeds([&] {
+      unsigned counter = 0;
+      std::vector<int> numbers(kBlocks, -1000), sums(kBlocks * kRounds, -1);
+      check_success(launch_kernel(grid_kernel, kBlocks, 64, 0, true, nullptr, &counter, kRounds,
+                                  numbers.data(), sums.data()));
+      bool right = true;
+      for (int i = 0; i < kBlocks * kRounds; ++i) {
+        right = right && sums[i] == kBlocks * (kBlocks - 1) / 2 + kBlocks * (i / kBlocks);
+      }
+      noticed += !right;
+    });
+    std::printf("without %s: noticed under %d of %d schedules\n", place, noticed, kSeeds);
+    CHECK(noticed >= kSeeds / 2);
+  }
+  mixnorm::emulation::omit_synchronization("");
   // Blocks that do not run together wait for each other for ever.
   unsigned counter = 0;
   std::vector<int> numbers(kBlocks), sums(kBlocks * kRounds);
@@ -437,6 +488,7 @@ void print_cost() {
 int main(int count, char** arguments) {
   if (count > 1) return static_cast<int>(write_past_the_end(arguments[1] == std::string("shared")));
   test_reduction();
+  test_reuse();
   test_warp_operations();
   test_async_copies();
   test_grid_barrier();
