@@ -38,11 +38,10 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   const Geometry& g = p.geometry;
   const GradientArguments<T>& a = p.arguments;
   const Partials<const T> partials{p.partials.sums, p.partials.masses};
-  GridBarrier barrier(p.barrier);
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) barrier.arrive_and_wait();
-    const Scratch<T> scratch(shared, g, K, 2 * TileAccess<S, K, kAccess>::slot_bytes());
+    if (step > first_step) GridBarrier(p.barrier, step - first_step - 1).arrive_and_wait();
+    const Scratch<T, K> scratch(shared, g, 2 * TileAccess<S, K, kAccess>::slot_bytes());
     if (step == kPrepareTables) {
       const Start<T> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};
       prepare<S, K>(g, p.tensors.x, start, p.table, scratch.doubles());

@@ -33,11 +33,10 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   using T = accumulation_t<S>;
   MIXNORM_DYNAMIC_SHARED(shared);
   const Geometry& g = p.geometry;
-  GridBarrier barrier(p.barrier);
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) barrier.arrive_and_wait();
-    const Scratch<T> scratch(shared, g, K, TileAccess<S, K, kAccess>::slot_bytes());
+    if (step > first_step) GridBarrier(p.barrier, step - first_step - 1).arrive_and_wait();
+    const Scratch<T, K> scratch(shared, g, TileAccess<S, K, kAccess>::slot_bytes());
     if (step == 0) {
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());
     } else if (step == p.steps - 1 && p.y.data != nullptr) {

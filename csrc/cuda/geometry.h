@@ -67,13 +67,11 @@ constexpr int kStages = 3;
 // What a thread holds of a tile, and how many threads there may be: 2 K sums a channel and K
 // log-odds a position have to fit its registers, beside the addresses of single elements.
 template <class T, int K>
-constexpr int kChannels = K > 8            ? (sizeof(T) == 4 ? 2 : 1)
-                          : sizeof(T) == 4 ? 4
-                                           : 2;
+constexpr int kChannels = sizeof(T) == 4 ? (K > 8 ? 2 : 4) : (K > 4 ? 1 : 2);
 template <class T, int K, Access kAccess>
-constexpr int kPositions = K > 8                          ? (sizeof(T) == 4 ? 2 : 1)
-                           : kAccess == Access::kElements ? 2
-                                                          : 4;
+constexpr int kPositions = kAccess != Access::kElements ? 4
+                           : sizeof(T) == 8 && K > 4    ? 1
+                                                        : 2;
 template <class T, int K>
 constexpr int kMaxThreads = K <= 3 && sizeof(T) == 4 ? 512 : 256;
 
@@ -84,21 +82,20 @@ constexpr int table_rows(int components) { return 9 * components - 2; }
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {
-  int64_t exchange, weights, constants;
-  MIXNORM_HOST_DEVICE int64_t total() const { return exchange + 2 * weights + constants; }
+  int64_t exchange, weights, masses, constants;
+  MIXNORM_HOST_DEVICE int64_t total() const { return exchange + 2 * weights + masses + constants; }
 };
 
-MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components) {
-  const int64_t threads = 32 * int64_t(warps(g));
+// channels: kChannels of a thread.
+MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components, int channels) {
+  const auto most = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
-  // 4 channels' two sums a channel lane, or one component's three double sums a thread.
-  const int64_t sums = 8 * threads;
-  const int64_t masses = int64_t(components) * warps(g);
-  int64_t exchange = logits > sums ? logits : sums;
-  exchange = exchange > masses ? exchange : masses;
+  const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
+  const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
   const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;
-  return {(exchange + 3) / 4 * 4, (weights + 3) / 4 * 4,
-          int64_t(components) * g.block_groups * (2 + g.channel_warps)};
+  return {(most(most(logits, sums), merge) + 3) / 4 * 4, (weights + 3) / 4 * 4,
+          int64_t(components) * warps(g),
+          int64_t(components) * g.block_groups * 2 * (1 + g.channel_warps)};
 }
 
 }  // namespace mixnorm::cuda

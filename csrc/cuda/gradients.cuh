@@ -52,7 +52,8 @@ __device__ __forceinline__ void posterior_gradient(const T (&x)[kOwned][kHeld],
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>& tensors,
                                      const T* table, const Partials<T>& partials,
-                                     const Scratch<T>& scratch, unsigned char* slots, int sweep) {
+                                     const Scratch<T, K>& scratch, unsigned char* slots,
+                                     int sweep) {
   using Tile = GradientTile<S, K, kAccess>;
   constexpr int kOwned = Tile::kOwned, kHeld = Tile::kHeld;
   const Walk<S, K, kAccess> walk(g, slots, sweep);
@@ -90,8 +91,8 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
 // dnu; adds it to the thread's share of `mass` unless that is null. Ends with a barrier.
 template <int K, class Place, class T, int kHeld>
 __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& place,
-                                                T (&partial)[K][kHeld], const Scratch<T>& scratch,
-                                                T* mass) {
+                                                T (&partial)[K][kHeld],
+                                                const Scratch<T, K>& scratch, T* mass) {
   exchange_positions(g, place, partial, scratch.exchange);
   const T* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
   const int row = place.group_slot * K * g.tile_positions;
@@ -118,7 +119,7 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>& tensors,
                                     const T* table, bool responsibility_grad,
-                                    const Scratch<T>& scratch, unsigned char* slots, int sweep) {
+                                    const Scratch<T, K>& scratch, unsigned char* slots, int sweep) {
   using Tile = GradientTile<S, K, kAccess>;
   constexpr int kOwned = Tile::kOwned, kHeld = Tile::kHeld;
   const Walk<S, K, kAccess> walk(g, slots, sweep);
@@ -157,7 +158,8 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
       for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
         for (int r = 0; r < kHeld; ++r) {
-          const T slope = quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]);
+          const T slope =
+              quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]);
           dx[c][r] += nu[r] * (scale.value[c] * dy[c][r] + slope);
         }
       }
@@ -173,7 +175,8 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
         for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
           for (int r = 0; r < kHeld; ++r) {
-            dx[c][r] += dlogit[r] * (quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]));
+            dx[c][r] += dlogit[r] * (quadratic.value[c] * x[c][r] +
+                                     (quadratic.value[c] * x[c][r] + linear.value[c]));
           }
         }
       }

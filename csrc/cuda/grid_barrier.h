@@ -10,7 +10,9 @@ namespace mixnorm::cuda {
 // that does not take it from the first-level cache of before (__ldcg).
 class GridBarrier {
  public:
-  __device__ explicit GridBarrier(unsigned int* counter) : counter_(counter) {}
+  // rounds: how many the launch has behind it.
+  __device__ explicit GridBarrier(unsigned int* counter, unsigned int rounds = 0)
+      : counter_(counter), target_(rounds * gridDim.x) {}
 
   __device__ void arrive_and_wait() {
     target_ += gridDim.x;
@@ -31,7 +33,7 @@ class GridBarrier {
   }
 
   unsigned int* counter_;
-  unsigned int target_ = 0;
+  unsigned int target_;
 };
 
 }  // namespace mixnorm::cuda

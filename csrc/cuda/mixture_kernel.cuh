@@ -10,7 +10,7 @@ namespace mixnorm::cuda {
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>& tensors,
                                     const T* table, const Partials<T>& partials,
-                                    const Scratch<T>& scratch, unsigned char* slots, int sweep) {
+                                    const Scratch<T, K>& scratch, unsigned char* slots, int sweep) {
   static_assert(K > 1, "a single component has no logits");
   using Tile = GradientTile<S, K, kAccess>;
   constexpr int kOwned = Tile::kOwned, kHeld = Tile::kHeld;
@@ -50,7 +50,7 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   });
   store_sums(g, place, sums, scratch.exchange,
              partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
-  store_masses<K>(g, place, mass, scratch.exchange,
+  store_masses<K>(g, place, mass, scratch.masses,
                   partials.masses + int64_t(walk.chunk) * g.groups * K);
 }
 
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kMixtureThreads, 1)
   MIXNORM_DYNAMIC_SHARED(shared);
   const Geometry& g = p.geometry;
   const GradientArguments<T>& a = p.arguments;
-  const Scratch<T> scratch(shared, g, K, 2 * TileAccess<S, K, kAccess>::slot_bytes());
+  const Scratch<T, K> scratch(shared, g, 2 * TileAccess<S, K, kAccess>::slot_bytes());
   const Partials<const T> partials{p.partials.sums, p.partials.masses};
   const bool logits = K > 1 && a.responsibility_grad;
   if (step == kSumLogitGradients) {

@@ -7,7 +7,7 @@ namespace mixnorm::cuda {
 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
-                            const Partials<T>& partials, const Scratch<T>& scratch,
+                            const Partials<T>& partials, const Scratch<T, K>& scratch,
                             unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
   constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
@@ -41,7 +41,7 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
   store_sums(g, place, sums, scratch.exchange,
              partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
   if constexpr (K > 1) {
-    store_masses<K>(g, place, mass, scratch.exchange,
+    store_masses<K>(g, place, mass, scratch.masses,
                     partials.masses + int64_t(walk.chunk) * g.groups * K);
   }
 }

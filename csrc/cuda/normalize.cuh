@@ -7,7 +7,7 @@ namespace mixnorm::cuda {
 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, const T* table,
-                          const Scratch<T>& scratch, unsigned char* slots, int sweep) {
+                          const Scratch<T, K>& scratch, unsigned char* slots, int sweep) {
   using W = Walk<S, K, kAccess>;
   constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
   const W walk(g, slots, sweep);

@@ -39,7 +39,7 @@ Held held(Access access) {
 
 Held held(Scalar scalar, int compiled, Access access) {
   if (scalar == Scalar::kDouble) {
-    return compiled > 4 ? held<double, 16>(access) : held<double, 4>(access);
+    return compiled > 4 ? held<double, 8>(access) : held<double, 4>(access);
   }
   return compiled > 8   ? held<float, 16>(access)
          : compiled > 3 ? held<float, 8>(access)
@@ -51,7 +51,7 @@ Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}
 bool in_vectors(int64_t a) { return a % 4 == 0; }
 
 Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar scalar) {
-  if (scalar == Scalar::kDouble || g.components > 8) return Access::kElements;
+  if (scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
   bool channels = g.length == g.positions && in_vectors(g.group_channels), positions = true;
   for (int t = 0; t < count; ++t) {
     const Strides& s = tensors[t].strides;
@@ -66,9 +66,13 @@ Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar sca
 }  // namespace
 
 int compiled_components(Scalar scalar, Access access, int64_t components) {
-  if (scalar == Scalar::kDouble) return components > 4 ? 16 : 4;
-  if (components > 4) return components > 8 ? 16 : 8;
-  return access != Access::kElements ? int(components) : components > 3 ? 8 : 3;
+  if (scalar == Scalar::kDouble) return components > 4 ? 8 : 4;
+  if (access == Access::kElements) return components > 8 ? 16 : components > 3 ? 8 : 3;
+  return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
+}
+
+int64_t max_components(Scalar scalar) {
+  return scalar == Scalar::kDouble ? 8 : device::kMaxComponents;
 }
 
 int64_t max_group_channels(Scalar scalar, int64_t components) {
@@ -91,7 +95,7 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, int max_threads) {
   Cut cut{};
-  if (components < 1 || components > device::kMaxComponents) {
+  if (components < 1 || components > max_components(x.scalar)) {
     cut.reason = "more components than are compiled";
     return cut;
   }
@@ -159,7 +163,8 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
   const int threads = 32 * warps(g);
   cut.slot_bytes = int64_t(hold.channels) * hold.positions * threads * size_of(x.scalar);
-  cut.scratch_bytes = scratch_sizes(g, cut.compiled).total() * (size_of(x.scalar) == 8 ? 8 : 4);
+  cut.scratch_bytes =
+      scratch_sizes(g, cut.compiled, hold.channels).total() * (size_of(x.scalar) == 8 ? 8 : 4);
   return cut;
 }
 
@@ -199,7 +204,7 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
     p.reason = "more groups of channels than blocks at once";
     if (p.blocks > blocks * limits.multiprocessors) continue;
     p.reason = "too little shared memory";
-    if (g.slots < 1 || (g.slots < tiles && g.slots < kStages)) continue;
+    if (g.slots < 1 || (g.slots < tiles && g.slots <= kStages)) continue;
     if (occupancy(p.shared_memory) < blocks) continue;
     p.reason = "most of the tensor would not fit";
     if (family == Family::kAuto && tiles > kMaxOverflow * g.slots) continue;

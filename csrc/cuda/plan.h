@@ -29,7 +29,8 @@ struct Description {
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family = Family::kAuto);
 
-// The widest group that the kernels serve with so many components.
+// The most components that the kernels serve, and the widest group with so many.
+int64_t max_components(Scalar scalar);
 int64_t max_group_channels(Scalar scalar, int64_t components);
 
 // The compiled number of components that serves so many.

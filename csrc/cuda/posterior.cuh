@@ -10,13 +10,12 @@
 
 namespace mixnorm::cuda {
 
-// constants[group slot][i] = the sum of rows kFirst + i over the group's channels. Ends with a
-// barrier.
+// constants[group slot][i] = the sum of rows kFirst + i over the group's channels, once the block
+// has met at another barrier.
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ void sum_constants(const Geometry& g, const Place& place, const T* table, T* parts,
                               T* constants) {
   const Coefficients<T, K, kFirst, kRows, false> rows(table, place.column);
-  __syncthreads();
 #pragma unroll 1
   for (int i = 0; i < kRows; ++i) {
     const auto row = rows.row(kFirst + i);
@@ -35,13 +34,12 @@ __device__ void sum_constants(const Geometry& g, const Place& place, const T* ta
     for (int w = 1; w < g.channel_warps; ++w) sum += from[w];
     constants[place.group_slot * K + i] = sum;
   }
-  __syncthreads();
 }
 
 // The log-odds' constants of the block's groups, to scratch.constants [group slot][K].
 template <int K, class Place, class T>
 __device__ void sum_odds_constants(const Geometry& g, const Place& place, const T* table,
-                                   const Scratch<T>& scratch) {
+                                   const Scratch<T, K>& scratch) {
   if constexpr (K > 1) {
     sum_constants<K, Row<K>::odds(1), K - 1>(
         g, place, table, scratch.constants + 2 * K * g.block_groups, scratch.constants);
@@ -51,11 +49,11 @@ __device__ void sum_odds_constants(const Geometry& g, const Place& place, const 
 // Likewise those of dnu, behind them.
 template <int K, class Place, class T>
 __device__ void sum_moment_constants(const Geometry& g, const Place& place, const T* table,
-                                     const Scratch<T>& scratch) {
+                                     const Scratch<T, K>& scratch) {
   if constexpr (K > 1) {
-    sum_constants<K, Row<K>::moment_constant(0), K>(g, place, table,
-                                                    scratch.constants + 2 * K * g.block_groups,
-                                                    scratch.constants + K * g.block_groups);
+    sum_constants<K, Row<K>::moment_constant(0), K>(
+        g, place, table, scratch.constants + (2 + g.channel_warps) * K * g.block_groups,
+        scratch.constants + K * g.block_groups);
   }
 }
 
@@ -119,7 +117,7 @@ __device__ __forceinline__ void softmax(T (&values)[K]) {
 template <int K, class Place, class T, int N, int kHeld, class Odds>
 __device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
                                                  const T (&x)[N][kHeld], const Odds& odds,
-                                                 int64_t position, const Scratch<T>& scratch,
+                                                 int64_t position, const Scratch<T, K>& scratch,
                                                  T* mass) {
   static_assert(K > 1, "a single component's are 1");
   T partial[K - 1][kHeld] = {};

@@ -5,20 +5,22 @@
 
 namespace mixnorm::cuda {
 
-template <class T>
+template <class T, int K>
 struct Scratch {
   T* exchange;   // partial sums on their way from one warp to another
   T* nu;         // [group slot][K][tile position]
   T* dlogit;     // likewise
+  T* masses;     // [warp][K]
   T* constants;  // [group slot][K] of the log-odds; the same of dnu; then warps' parts of them
 
   // tile_bytes: of all tensors of one tile.
-  __device__ Scratch(unsigned char* shared, const Geometry& g, int components, int tile_bytes) {
-    const ScratchSizes sizes = scratch_sizes(g, components);
+  __device__ Scratch(unsigned char* shared, const Geometry& g, int tile_bytes) {
+    const ScratchSizes sizes = scratch_sizes(g, K, kChannels<T, K>);
     exchange = reinterpret_cast<T*>(shared + opaque(g.slots) * tile_bytes);
     nu = exchange + sizes.exchange;
     dlogit = nu + sizes.weights;
-    constants = dlogit + sizes.weights;
+    masses = dlogit + sizes.weights;
+    constants = masses + sizes.masses;
   }
 
   // The exchange, for a merge.

@@ -38,14 +38,15 @@ __device__ void store_sums(const Geometry& g, const Place& place, const Sums<T, 
   const bool first_lane = place.lane / place.position_step % (32 / g.channel_lanes) == 0;
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    __syncthreads();
     Columns<T, N> first, second;
 #pragma unroll
     for (int c = 0; c < N; ++c) {
       first.value[c] = lane_sum(sums.first[k][c], place.position_step, 32 / g.channel_lanes);
       second.value[c] = lane_sum(sums.second[k][c], place.position_step, 32 / g.channel_lanes);
     }
-    auto* const parts = reinterpret_cast<Columns<T, N>*>(exchange);
+    // Two of them in turn: nobody overwrites what another warp still reads.
+    auto* const parts =
+        reinterpret_cast<Columns<T, N>*>(exchange) + k % 2 * g.position_warps * lanes * 2;
     if (first_lane) {
       parts[(place.position_warp * lanes + mine) * 2] = first;
       parts[(place.position_warp * lanes + mine) * 2 + 1] = second;
@@ -68,20 +69,19 @@ __device__ void store_sums(const Geometry& g, const Place& place, const Sums<T, 
 
 // The threads' shares of a group's mass, to out [groups][K].
 template <int K, class T, class Place>
-__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K], T* exchange,
+__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K], T* parts,
                              T* out) {
-  __syncthreads();
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const T sum = lane_sum(mass[k], 1, 32);
-    if (place.lane == 0) exchange[place.warp * K + k] = sum;
+    if (place.lane == 0) parts[place.warp * K + k] = sum;
   }
   __syncthreads();
   const int group_warps = g.channel_warps * g.position_warps;
   for (int k = place.rank; k < K; k += place.group_threads(g)) {
     T sum = 0;
     for (int w = 0; w < group_warps; ++w) {
-      sum += exchange[(place.group_slot * group_warps + w) * K + k];
+      sum += parts[(place.group_slot * group_warps + w) * K + k];
     }
     if (place.group < g.groups) out[place.group * K + k] = sum;
   }

@@ -1,10 +1,14 @@
 // The forward kernels, emulated: every family, layout and element type against the formulas.
 #include <cstdio>
+#include <set>
+#include <sstream>
+#include <string>
 
 #include "cuda/evaluate.h"
 #include "cuda/forward.h"
 #include "cuda/moments.h"
 #include "cuda/plan.h"
+#include "emulation/omission.h"
 #include "tests/cuda_problem.h"
 
 namespace {
@@ -23,14 +27,6 @@ DeviceLimits limits() {
   return limits;
 }
 
-bool succeeded(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return true;
-  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
-  (void)cudaGetLastError();
-  CHECK(error == cudaSuccess);
-  return false;
-}
-
 struct Tolerance {
   double statistics, output;
 };
@@ -42,19 +38,30 @@ Tolerance tolerance() {
   return {2e-6, std::is_same_v<S, __half> ? 1.0 / 1024 : 1.0 / 128};
 }
 
-template <class S>
-void check(const Shape& s, Layout layout, Family family, int64_t em_iters, double offset = 0.5) {
-  using T = typename Element<S>::T;
-  static unsigned seed = 0;
-  Model m = random_model(s, offset, ++seed);
-  mixnorm::emulation::schedule_seed() = seed;
+// What one run gives, and whether it could run.
+template <class T>
+struct Result {
+  bool ran;
+  std::vector<T> mass, mean, var, final_lambda, final_mu, final_sigma;
+  Vector y;
+};
+
+template <class S, class T = typename Element<S>::T>
+Result<T> run(const Model& m, const Shape& s, Layout layout, Family family, int64_t em_iters) {
   Array<S> x(s, layout), y(s, layout);
-  x.store(m.x);
+  Vector values = m.x;
+  x.store(values);
   const int64_t GK = s.groups * s.components, KC = s.components * s.channels;
   const auto lambda = as<T>(m.lambda), mu = as<T>(m.mu), sigma = as<T>(m.sigma);
   const auto gamma = as<T>(m.gamma), beta = as<T>(m.beta);
-  auto mass = unwritten<T>(GK), mean = unwritten<T>(KC), var = unwritten<T>(KC);
-  auto final_lambda = unwritten<T>(GK), final_mu = unwritten<T>(KC), final_sigma = unwritten<T>(KC);
+  Result<T> r{false,
+              unwritten<T>(GK),
+              unwritten<T>(KC),
+              unwritten<T>(KC),
+              unwritten<T>(GK),
+              unwritten<T>(KC),
+              unwritten<T>(KC),
+              {}};
   const DeviceLimits device = limits();
   PoisonedWorkspace workspace(
       mixnorm::cuda::forward_workspace(x.input(), s.components, s.groups, device));
@@ -67,28 +74,154 @@ void check(const Shape& s, Layout layout, Family family, int64_t em_iters, doubl
       em_iters,
       true,
       y.output(),
-      {mass.data(), mean.data(), var.data()},
-      {final_lambda.data(), final_mu.data(), final_sigma.data()}};
+      {r.mass.data(), r.mean.data(), r.var.data()},
+      {r.final_lambda.data(), r.final_mu.data(), r.final_sigma.data()}};
   const Launch launch{device, nullptr, workspace.get(), family};
-  if (!succeeded(mixnorm::cuda::launch_forward<T>(x.input(), arguments, launch), "forward")) return;
+  const cudaError_t error = mixnorm::cuda::launch_forward<T>(x.input(), arguments, launch);
+  r.ran = error == cudaSuccess;
+  if (!r.ran) std::fprintf(stderr, "forward: %s\n", cudaGetErrorString(error));
+  (void)cudaGetLastError();
+  r.y = y.load();
+  return r;
+}
 
+template <class S>
+void check(const Shape& s, Layout layout, Family family, int64_t em_iters, double offset = 0.5) {
+  using T = typename Element<S>::T;
+  static unsigned seed = 0;
+  Model m = random_model(s, offset, ++seed);
+  mixnorm::emulation::schedule_seed() = seed;
+  Array<S>(s, layout).store(m.x);
+  const Result<T> r = run<S>(m, s, layout, family, em_iters);
+  CHECK(r.ran);
   for (int64_t i = 0; i < em_iters; ++i) em_step(m);
   const Vector nu = posterior(m);
   const Moments moments = mixnorm::tests::moments(m, nu);
   const Tolerance t = tolerance<S>();
   const double scale = 1 + em_iters;
   const int before = failures;
-  CHECK_NEAR(distance(mass, moments.mass), 0, t.statistics * scale);
-  CHECK_NEAR(distance(mean, moments.mean), 0, t.statistics * scale);
-  CHECK_NEAR(distance(var, moments.var), 0, t.statistics * scale);
-  CHECK_NEAR(distance(final_lambda, m.lambda), 0, t.statistics * scale);
-  CHECK_NEAR(distance(final_mu, m.mu), 0, t.statistics * scale);
-  CHECK_NEAR(distance(final_sigma, m.sigma), 0, t.statistics * scale);
-  CHECK_NEAR(distance(y.load(), normalize(m, nu, moments.mean, moments.var)), 0, t.output * scale);
+  CHECK_NEAR(distance(r.mass, moments.mass), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.mean, moments.mean), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.var, moments.var), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_lambda, m.lambda), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_mu, m.mu), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_sigma, m.sigma), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.y, normalize(m, nu, moments.mean, moments.var)), 0, t.output * scale);
   if (failures != before) {
     std::fprintf(stderr, "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d em=%ld size=%zu\n",
                  s.batch, s.channels, s.length, s.components, s.groups, int(layout), int(family),
                  em_iters, sizeof(S));
+  }
+}
+
+// Results do not depend on how blocks and threads take turns: the same bits under every schedule.
+void check_schedules() {
+  const Shape s{3, 40, 50, 3, 1};
+  const Model m = random_model(s, 0.5, 7);
+  for (const Family family : {Family::kStreaming, Family::kResident}) {
+    mixnorm::emulation::schedule_seed() = 0;
+    const auto first = run<float>(m, s, Layout::kPositions, family, 1);
+    CHECK(first.ran);
+    for (int seed = 1; seed < 4; ++seed) {
+      mixnorm::emulation::schedule_seed() = seed;
+      const auto other = run<float>(m, s, Layout::kPositions, family, 1);
+      CHECK(other.y == first.y && other.mean == first.mean && other.var == first.var);
+    }
+  }
+}
+
+// One multiprocessor whose shared memory holds few of the tiles: the others are read again.
+void check_overflow() {
+  auto& device = mixnorm::emulation::device();
+  const auto whole = device;
+  device.multiprocessors = 1;
+  device.shared_memory_per_block_optin = 120 << 10;
+  const Shape shapes[] = {{1, 8, 8192, 3, 1}, {3, 8, 3000, 3, 2}};
+  for (const Shape& s : shapes) {
+    Array<float> x(s, Layout::kPositions);
+    const auto d = mixnorm::cuda::describe(mixnorm::cuda::Direction::kForward, x.input(),
+                                           s.components, s.groups, limits(), Family::kResident);
+    CHECK(d.supported && d.resident_tiles > 0 && d.resident_tiles < d.tiles_per_block);
+    check<float>(s, Layout::kPositions, Family::kResident, 2);
+    check<float>(s, Layout::kChannels, Family::kResident, 1);
+  }
+  device = whole;
+}
+
+// |mean| / std of 1e4: sums of raw squares would lose every digit of the variance in float.
+void check_large_mean() {
+  const Shape s{4, 8, 500, 1, 1};
+  Model m = random_model(s, 1e4, 17);
+  Array<float>(s, Layout::kPositions).store(m.x);
+  const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 0);
+  const Moments expected = moments(m, posterior(m));
+  CHECK_NEAR(distance(r.var, expected.var), 0, 1e-4);
+  CHECK_NEAR(distance(r.y, normalize(m, posterior(m), expected.mean, expected.var)), 0, 1e-3);
+}
+
+void check_empty_batch() {
+  const Shape s{0, 4, 9, 3, 2};
+  const Model m = random_model(s, 0.5, 5);
+  for (const Family family : {Family::kStreaming, Family::kResident}) {
+    const auto r = run<float>(m, s, Layout::kPositions, family, 0);
+    CHECK(r.ran);
+    for (const float mass : r.mass) CHECK(mass == 0);
+    CHECK_NEAR(distance(r.mean, m.mu), 0, 1e-7);
+    for (const float var : r.var) CHECK(var == 0);
+  }
+}
+
+void check_nan_reaches_the_result() {
+  const Shape s{2, 4, 40, 3, 1};
+  Model m = random_model(s, 0.5, 6);
+  m.x[5] = std::numeric_limits<double>::quiet_NaN();
+  const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 0);
+  CHECK(r.ran && std::isnan(r.mean[0]) && std::isnan(r.y[0]));
+}
+
+// The places whose barrier or wait may be left out without a launch that fails or gives something
+// else; `all` collects the places there are.
+std::set<std::string> unnoticed(const Shape& s, std::set<std::string>& all) {
+  Model m = random_model(s, 0.5, 8);
+  Array<float>(s, Layout::kPositions).store(m.x);
+  Model after = m;
+  em_step(after);
+  const Vector nu = posterior(after);
+  const Moments batch = moments(after, nu);
+  const Vector expected = normalize(after, nu, batch.mean, batch.var);
+  const auto right = [&] {
+    const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 1);
+    return r.ran && distance(r.y, expected) < 1e-5 && distance(r.mass, batch.mass) < 1e-5;
+  };
+  (void)mixnorm::emulation::synchronization_places();
+  CHECK(right());
+  std::istringstream places(mixnorm::emulation::synchronization_places());
+  std::set<std::string> found;
+  for (std::string place; places >> place;) {
+    all.insert(place);
+    mixnorm::emulation::omit_synchronization(place);
+    bool noticed = false;
+    for (int seed = 0; seed < 8 && !noticed; ++seed) {
+      mixnorm::emulation::schedule_seed() = seed;
+      noticed = !right();
+    }
+    mixnorm::emulation::omit_synchronization("");
+    if (!noticed) found.insert(place);
+  }
+  return found;
+}
+
+// No barrier of the kernel is there for nothing: some problem needs it.
+void check_barriers() {
+  std::set<std::string> all;
+  const std::set<std::string> wide = unnoticed({2, 72, 96, 3, 1}, all);     // warps of channels
+  const std::set<std::string> narrow = unnoticed({2, 16, 512, 3, 1}, all);  // warps of positions
+  CHECK(all.size() >= 10);
+  for (const std::string& place : all) {
+    if (wide.count(place) == 0 || narrow.count(place) == 0) continue;
+    if (place.starts_with("grid_barrier.h")) continue;  // test_emulation is where it is tested
+    std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
+    CHECK(false);
   }
 }
 
@@ -112,5 +245,11 @@ int main() {
       check<double>({3, 9, 20, 3, 3}, layout, family, 1);
     }
   }
+  check_schedules();
+  check_barriers();
+  check_overflow();
+  check_large_mean();
+  check_empty_batch();
+  check_nan_reaches_the_result();
   return mixnorm::tests::report("test_cuda_forward");
 }
