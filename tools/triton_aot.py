@@ -113,8 +113,14 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
 
 
 def loop_counts(kernel: Compiled) -> LoopCounts:
-    """Per element of the tile, from the longest loop of the disassembly."""
-    lines = _disassembled(kernel.cubin)
+    """Per element of the tile."""
+    elements = kernel.sizes["BLOCK_C"] * kernel.sizes["BLOCK_P"] / (32 * kernel.warps)
+    return count_loop(kernel.cubin, elements)
+
+
+def count_loop(cubin: bytes, elements: float) -> LoopCounts:
+    """The longest loop of the disassembly of one kernel, whose threads hold so many elements."""
+    lines = _disassembled(cubin)
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\.(L_x_\d+):", line))}
     jumps = (
         (labels[m[1]], i)
@@ -124,7 +130,6 @@ def loop_counts(kernel: Compiled) -> LoopCounts:
     begin, end = max(jumps, key=lambda jump: jump[1] - jump[0])
     found = (re.search(r"\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", line) for line in lines[begin:end])
     operations = Counter(m[1] for m in found if m)
-    elements = kernel.sizes["BLOCK_C"] * kernel.sizes["BLOCK_P"] / (32 * kernel.warps)
 
     def total(*stems: str) -> float:
         return float(sum(n for op, n in operations.items() if op.split(".")[0] in stems) / elements)

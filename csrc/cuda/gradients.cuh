@@ -101,7 +101,7 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
     T dnu[K], average = 0;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      dnu[k] = exchanged(g, scratch.exchange, place.group_slot * K + k, p) + constants[k];
+      dnu[k] = exchanged<K>(g, scratch.exchange, place.group_slot * K + k, p) + constants[k];
       average += nu[k * g.tile_positions] * dnu[k];
     }
 #pragma unroll

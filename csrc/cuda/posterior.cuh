@@ -78,17 +78,19 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
       T* const row =
           exchange + ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) *
                          g.tile_positions;
-#pragma unroll
-      for (int r = 0; r < kHeld; ++r) row[place.position(r)] = partial[k][r];
+      store_positions(place, partial[k], row);
     }
   }
   __syncthreads();
 }
 
-template <class T>
+template <int K, class T>
 __device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int row, int p) {
   const T* const from = exchange + row * g.channel_warps * g.tile_positions + p;
   T sum = from[0];
+  // Many components have no registers for several loads at once.
+  constexpr int kUnroll = K > 4 ? 1 : 4;
+#pragma unroll kUnroll
   for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
   return sum;
 }
@@ -139,8 +141,8 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
     nu[0] = 0;
 #pragma unroll
     for (int k = 1; k < K; ++k) {
-      nu[k] =
-          exchanged(g, scratch.exchange, place.group_slot * (K - 1) + k - 1, p) + constants[k - 1];
+      nu[k] = exchanged<K>(g, scratch.exchange, place.group_slot * (K - 1) + k - 1, p) +
+              constants[k - 1];
     }
     softmax<K>(nu);
     if (g.components == 1) {

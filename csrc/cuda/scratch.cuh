@@ -1,7 +1,7 @@
 // The block's shared memory behind its tiles, where threads meet.
 #pragma once
 
-#include "cuda/thread.cuh"
+#include "cuda/tables.cuh"
 
 namespace mixnorm::cuda {
 
@@ -27,11 +27,31 @@ struct Scratch {
   __device__ double* doubles() const { return reinterpret_cast<double*>(exchange); }
 };
 
-// The thread's positions of one row [tile position].
+// The thread's positions of one row [tile position], as one access where they lie together.
 template <class Place, class T, int kHeld>
 __device__ __forceinline__ void load_positions(const Place& place, const T* row, T (&out)[kHeld]) {
+  if constexpr (Place::kTogether) {
+    const auto values = *reinterpret_cast<const Columns<T, kHeld>*>(row + place.position(0));
 #pragma unroll
-  for (int r = 0; r < kHeld; ++r) out[r] = row[place.position(r)];
+    for (int r = 0; r < kHeld; ++r) out[r] = values.value[r];
+  } else {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) out[r] = row[place.position(r)];
+  }
+}
+
+template <class Place, class T, int kHeld>
+__device__ __forceinline__ void store_positions(const Place& place, const T (&values)[kHeld],
+                                                T* row) {
+  if constexpr (Place::kTogether) {
+    Columns<T, kHeld> together;
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) together.value[r] = values[r];
+    *reinterpret_cast<Columns<T, kHeld>*>(row + place.position(0)) = together;
+  } else {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) row[place.position(r)] = values[r];
+  }
 }
 
 }  // namespace mixnorm::cuda

@@ -46,7 +46,7 @@ struct alignas(N * sizeof(T)) Columns {
 
 // Whether the forward's sweeps have registers for their rows.
 template <int K, Access kAccess>
-constexpr bool kKeepRows = K <= 3;
+constexpr bool kKeepRows = K <= 2;
 
 // The rows that a sweep uses, of the thread's channels. kKeep: loaded once, into registers; else
 // from the cache whenever they are used.

@@ -21,6 +21,8 @@ __device__ __forceinline__ int opaque(int value) {
 // kOwned channels and kHeld positions.
 template <Access kAccess, int kOwned, int kHeld>
 struct Thread {
+  static constexpr bool kTogether = kAccess != Access::kElements;  // positions are neighbours
+
   int lane, warp;
   int group_slot, channel_warp, position_warp;
   int channel_lane;                 // within the warp

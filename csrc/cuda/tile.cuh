@@ -54,7 +54,8 @@ struct TileAccess {
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) f(c, offset + c * s.c, inside && c < place.owned);
     } else if constexpr (kAccess == Access::kChannels) {
-      const int64_t offset = channels + cursor.l * s.l;  // samples are joined
+      // Samples are joined: a position is its place in the one row.
+      const int64_t offset = channels + (position + place.position(0)) * s.l;
 #pragma unroll
       for (int r = 0; r < kHeld; ++r) {
         const bool inside = position + place.position(r) < g.positions;

@@ -219,7 +219,6 @@ void check_barriers() {
   CHECK(all.size() >= 10);
   for (const std::string& place : all) {
     if (wide.count(place) == 0 || narrow.count(place) == 0) continue;
-    if (place.starts_with("grid_barrier.h")) continue;  // test_emulation is where it is tested
     std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
     CHECK(false);
   }
