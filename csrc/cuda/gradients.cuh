@@ -106,7 +106,8 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const T value = nu[k * g.tile_positions] * (dnu[k] - average);
+      // A single component's is 0, also where dnu is not finite.
+      const T value = g.components == 1 ? T(0) : nu[k * g.tile_positions] * (dnu[k] - average);
       scratch.dlogit[row + k * g.tile_positions + p] = value;
       if (mass != nullptr) mass[k] += value;
     }

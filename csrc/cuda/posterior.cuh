@@ -145,6 +145,11 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
               constants[k - 1];
     }
     softmax<K>(nu);
+    if (g.components == 1) {
+      // In a kernel for more: what is not finite in one channel must not reach the others.
+#pragma unroll
+      for (int k = 0; k < K; ++k) nu[k] = k == 0 ? T(1) : T(0);
+    }
     const bool inside = position + p < g.positions;
     T* const out = scratch.nu + place.group_slot * K * g.tile_positions + p;
 #pragma unroll

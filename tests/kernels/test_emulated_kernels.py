@@ -175,6 +175,19 @@ def test_non_finite_input_reaches_the_output(
     assert found["eval y"].movedim(1, -1).cpu()[others].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_one_component_keeps_channels_apart(cuda_target: Target, dtype: torch.dtype) -> None:
+    """As in BatchNorm, also in a kernel that is made for more components."""
+    p = problem(cuda_target, (4, 5, 9), 1, dtype=dtype)
+    p.x[1, 2, 3] = float("nan")
+    found = p.operators(em_iters=1)
+    for name in ("y", "dx", "eval y", "eval dx"):
+        assert not found[name][1, 2, 3].isfinite(), name
+        assert found[name][:, [0, 1, 3, 4]].isfinite().all(), name
+    for name in ("moments.mean", "dweight", "dbias", "eval dweight"):
+        assert found[name][:, [0, 1, 3, 4]].isfinite().all(), name
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("on_device", [False, True], ids=["number", "tensor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -58,7 +58,7 @@ def test_a_library_built_from_older_sources(monkeypatch: pytest.MonkeyPatch) -> 
 def test_operators_without_an_implementation_are_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     def newer() -> None: ...
 
-    monkeypatch.setattr(fake, "_operators", lambda: (newer,))
+    monkeypatch.setattr(fake, "operators", lambda: (newer,))
     assert fake.absent("mixnorm") == ["newer"]
 
 

@@ -188,9 +188,13 @@ class NativeCudaBackend(_NativeBackend):
 
 
 @functools.cache
-def _group_channels(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
+def _cached_max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
     return ops.cuda_max_group_channels(dtype, num_components, emulated=emulated)
 
 
+def _max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
+    return _cached_max(dtype, num_components, emulated)
+
+
 # torch.compile calls this instead of tracing into it.
-_max_group_channels = torch.compiler.assume_constant_result(_group_channels)  # type: ignore[no-untyped-call]
+_max_group_channels = torch.compiler.assume_constant_result(_max)  # type: ignore[no-untyped-call]

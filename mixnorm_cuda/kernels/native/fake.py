@@ -8,7 +8,7 @@ from torch import Tensor
 
 def register(namespace: str) -> None:
     """Attach the fake implementations to a namespace's operators; its library must be loaded."""
-    for operator in _operators():
+    for operator in operators():
         implementation = operator
         if operator is forward and namespace == "mixnorm_emulated":
             implementation = forward_without_responsibilities
@@ -17,11 +17,12 @@ def register(namespace: str) -> None:
 
 def absent(namespace: str) -> list[str]:
     """Operators that a loaded library lacks: it was built from older sources."""
-    names = [operator.__name__ for operator in _operators()]
+    names = [operator.__name__ for operator in operators()]
     return [name for name in names if not hasattr(getattr(torch.ops, namespace), name)]
 
 
-def _operators() -> tuple[Callable[..., object], ...]:
+def operators() -> tuple[Callable[..., object], ...]:
+    """A fake implementation of each operator, of its name."""
     return (moments, forward, backward, evaluate, evaluate_backward, update_running)
 
 
