@@ -94,23 +94,27 @@ def compiled_section(path: Path) -> str:
          number(bound / batch_norm, 2), "not measured")
         for setting, (bound, batch_norm) in totals.items()
     ]  # fmt: skip
-    return "\n\n".join(
-        [
-            f"{compiler}, {content['target']}, x of {content['shape']}, K = "
-            f"{components}, G = {content['groups']}; per element of x:",
-            table(columns, lines, markdown=True),
-            "Predicted, not measured: the sum of each sweep's larger bound, over BatchNorm's bytes "
-            "at the same bandwidth (H200 data sheet, 4.8 TB/s; 132 × 128 lanes at 1.98 GHz):",
-            table(
-                ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio", "ratio on a GPU"), ratios, markdown=True
-            ),
+    parts = [
+        f"{compiler}, {content['target']}, x of {content['shape']}, K = {components}, "
+        f"G = {content['groups']}; per element of x:",
+        table(columns, lines, markdown=True),
+        "Predicted, not measured: the sum of each sweep's larger bound, over BatchNorm's bytes "
+        "at the same bandwidth (H200 data sheet, 4.8 TB/s; 132 × 128 lanes at 1.98 GHz):",
+        table(
+            ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio", "ratio on a GPU"),
+            ratios,
+            markdown=True,
+        ),
+    ]
+    if "moments" in content:
+        parts += [
             "The moments of more components, contiguous: multiply-adds, which from some K on need "
             "a sweep for ν and one for the sums, or products with `tl.dot` (three of "
             "tensor-float-32 for one). Which is used is decided by these counts until it is "
             "measured:",
             _moments_table(content["moments"], channels),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 def _moments_table(rows: list[dict[str, Any]], channels: int) -> str:

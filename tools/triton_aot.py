@@ -166,7 +166,7 @@ def count_loop(
     weights = [1.0] * len(lines)
     inner: list[tuple[int, int]] = []
     for first, last in jumps:
-        if begin < first and last < end and all(last < f or first > l for f, l in inner):
+        if begin < first and last < end and all(last < a or first > b for a, b in inner):
             inner.append((first, last))
             stems = {op.split(".")[0] for op in operations[first : last + 1]}
             weights[first : last + 1] = [repeats(stems)] * (last + 1 - first)
