@@ -84,8 +84,8 @@ def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
         path.write_text(source)
-        command = [home / "bin/nvcc", "-O3", "-std=c++20", "--expt-relaxed-constexpr"]
-        command += ["-arch=sm_90", "-I", "csrc", "-cubin", "-o", out, path]
+        flags = "-O3 -std=c++20 --expt-relaxed-constexpr -arch=sm_90 -I csrc -cubin -o"
+        command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
         subprocess.run(command, cwd=toolchain.ROOT, check=True)
         cubin = out.read_bytes()
     # Shuffles add up 4 lanes of channels in two steps; other loops are over a tile's positions.
