@@ -67,7 +67,9 @@ def main(argv: list[str]) -> int:
 def kernels(log: str) -> Iterator[Kernel]:
     """What ptxas -v says of each kernel."""
     found = re.findall(
-        r"Compiling entry function '(\w+)'.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?", log, re.S
+        r"Compiling entry function '(\w+)'.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
+        log,
+        re.S,
     )
     names = _demangled([mangled for mangled, _, _ in found])
     for name, (_, registers, shared) in zip(names, found, strict=True):

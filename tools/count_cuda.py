@@ -1,7 +1,8 @@
 """Counts the machine code of the CUDA kernels' sweeps: python tools/count_cuda.py OUT.json.
 
 Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 in both layouts at
-K = 3, and its loop over tiles is counted, inner loops once. Needs nvcc, and Triton for nvdisasm.
+K = 3, and its loop over tiles is counted, with the loops inside as often as a thread runs them.
+Needs nvcc, and Triton for nvdisasm.
 """
 
 import json
@@ -17,6 +18,8 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
+POSITIONS = 64
+"""Of a tile: the responsibilities of each are one thread's work."""
 TYPES = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 LAYOUTS = {"contiguous": "kPositions", "channels_last": "kChannels"}
 SWEEPS = {
@@ -81,11 +84,14 @@ def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
         path.write_text(source)
-        command = [home / "bin/nvcc", "-O3", "-std=c++20", "--expt-relaxed-constexpr"]
-        command += ["-arch=sm_90", "-I", "csrc", "-cubin", "-o", out, path]
+        flags = "-O3 -std=c++20 --expt-relaxed-constexpr -arch=sm_90 -I csrc -cubin -o"
+        command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
         subprocess.run(command, cwd=toolchain.ROOT, check=True)
         cubin = out.read_bytes()
-    counts = count_loop(cubin, ELEMENTS)
+    # Shuffles add up 4 lanes of channels in two steps; other loops are over a tile's positions.
+    counts = count_loop(
+        cubin, ELEMENTS, "LDGSTS", lambda found: 2.0 if "SHFL" in found else POSITIONS / THREADS
+    )
     registers, _ = _registers(cubin)
     size = {"float32": 4, "bfloat16": 2}[dtype]
     tensors = 2 if backward else 1

@@ -89,7 +89,7 @@ __device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int
   const T* const from = exchange + row * g.channel_warps * g.tile_positions + p;
   T sum = from[0];
   // Many components have no registers for several loads at once.
-  constexpr int kUnroll = K > 4 ? 1 : 4;
+  [[maybe_unused]] constexpr int kUnroll = K > 4 ? 1 : 4;
 #pragma unroll kUnroll
   for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
   return sum;
