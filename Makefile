@@ -1,5 +1,6 @@
 # make demo    train with BN and with MN on real images, print the table, save the plots
 # make test    every test
+# make emulation   what runs the CUDA kernels' own source on the CPU, for the tests
 # make check   lint, format, types, layers, register spills of CUDA and Triton kernels
 # make bench   the benchmark; ARGS="..." for its options
 # make gpu     in the current environment, without installing: tests on CUDA, then the benchmark
@@ -28,19 +29,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH" python
-NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 CHECKS := check-lint check-format check-types check-layers check-spills check-triton
-.PHONY: demo test check $(CHECKS) bench gpu clean help
+.PHONY: demo test emulation check $(CHECKS) bench gpu clean help
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 demo: $(VENV)/.demo $(VENV)/.native
 	$(RUN) -m examples.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.native
+test: $(VENV)/.dev $(VENV)/.emulation
 	$(RUN) -m pytest tests $(ARGS)
+
+emulation: $(VENV)/.dev $(VENV)/.emulation
 
 bench: $(VENV)/.demo $(VENV)/.native
 	$(RUN) -m bench $(ARGS)
@@ -74,7 +77,7 @@ gpu:
 clean:
 	rm -rf build build-cmake* dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	rm -f mixnorm_cuda/kernels/native/*.so
-	rm -f $(VENV)/.native
+	rm -f $(VENV)/.native $(VENV)/.emulation
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 # The environment, in steps that are redone only when what they depend on has changed.
@@ -99,4 +102,10 @@ $(VENV)/.native: $(VENV)/.torch $(NATIVE)
 	mkdir -p build
 	$(RUN) setup.py -q build_ext --inplace > build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@grep -A3 '^\*\*\*' build/native.log || true
+	touch $@
+
+# The CUDA kernels as C++; what .native has built already is not built again.
+$(VENV)/.emulation: $(VENV)/.native
+	MIXNORM_EMULATION=1 $(RUN) setup.py -q build_ext --inplace > build/emulation.log 2>&1 \
+	  || { cat build/emulation.log; exit 1; }
 	touch $@

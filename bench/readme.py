@@ -67,13 +67,16 @@ def compiled_section(path: Path) -> str:
         return "No kernel has been counted so far."
     content = json.loads(path.read_text())
     components, channels = content["num_components"], content["shape"][1]
+    compiler = f"Triton {content['triton']}" if "triton" in content else content["compiler"]
     lines = []
     totals: dict[tuple[str, str], tuple[float, float]] = {}
     for row in content["rows"]:
         size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
         # Tensors as large as x that are read or written, and ν: K float32 values a position.
         passes = {"moments": 1, "normalize": 2, "output_sums": 2, "input_gradient": 3}
-        moved = passes[row["kernel"]] * size + 4 * components / channels
+        moved = passes[row["kernel"]] * size
+        if "triton" in content:
+            moved += 4 * components / channels  # ν, which the CUDA kernels compute again
         memory = moved / H200_BYTES_PER_S
         issue = row["instructions"] / H200_LANES_PER_S
         setting = (row["dtype"], row["layout"])
@@ -88,26 +91,30 @@ def compiled_section(path: Path) -> str:
                "shuffles", "bytes", "issue bound, ps", "memory bound, ps")  # fmt: skip
     ratios = [
         (*setting, number(bound * 1e12, 2), number(batch_norm * 1e12, 2),
-         number(bound / batch_norm, 2))
+         number(bound / batch_norm, 2), "not measured")
         for setting, (bound, batch_norm) in totals.items()
     ]  # fmt: skip
-    return "\n\n".join(
-        [
-            f"Triton {content['triton']}, {content['target']}, x of {content['shape']}, K = "
-            f"{components}, G = {content['groups']}; per element of x:",
-            table(columns, lines, markdown=True),
-            "Predicted, not measured: the sum of each sweep's larger bound, over BatchNorm's bytes "
-            "at the same bandwidth (H200 data sheet, 4.8 TB/s; 132 × 128 lanes at 1.98 GHz):",
-            table(
-                ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio"), ratios, markdown=True
-            ),
+    parts = [
+        f"{compiler}, {content['target']}, x of {content['shape']}, K = {components}, "
+        f"G = {content['groups']}; per element of x:",
+        table(columns, lines, markdown=True),
+        "Predicted, not measured: the sum of each sweep's larger bound, over BatchNorm's bytes "
+        "at the same bandwidth (H200 data sheet, 4.8 TB/s; 132 × 128 lanes at 1.98 GHz):",
+        table(
+            ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio", "ratio on a GPU"),
+            ratios,
+            markdown=True,
+        ),
+    ]
+    if "moments" in content:
+        parts += [
             "The moments of more components, contiguous: multiply-adds, which from some K on need "
             "a sweep for ν and one for the sums, or products with `tl.dot` (three of "
             "tensor-float-32 for one). Which is used is decided by these counts until it is "
             "measured:",
             _moments_table(content["moments"], channels),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 def _moments_table(rows: list[dict[str, Any]], channels: int) -> str:
@@ -198,6 +205,7 @@ def rendered(readme: str, results: list[tuple[Path, Result]]) -> str:
     sections = {
         "status": status_table(results),
         "compiled": compiled_section(COMPILED / "triton.json"),
+        "compiled cuda": compiled_section(COMPILED / "cuda.json"),
     }
     for device_type, name in DEVICES.items():
         found = latest(results, device_type, ("full", "quick"))

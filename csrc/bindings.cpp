@@ -1,8 +1,17 @@
 // Every operator's schema. The implementations register themselves in ops/, those of CUDA in a
-// library of their own that is loaded after this one.
+// library of their own that is loaded after this one. The emulation of the CUDA kernels has the
+// same operators in a namespace of its own.
 #include <torch/csrc/stable/library.h>
 
+#if defined(MIXNORM_EMULATION)
+STABLE_TORCH_LIBRARY(mixnorm_emulated, m) {
+  m.def("schedule(int seed) -> int");
+  m.def("omit_synchronization(str place) -> ()");
+  m.def("synchronization_places() -> str");
+  m.def("emulate(int multiprocessors, int shared_memory_per_block, bool cooperative_launch) -> ()");
+#else
 STABLE_TORCH_LIBRARY(mixnorm, m) {
+#endif
   m.def(
       "moments(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, float eps)"
       " -> (Tensor mass, Tensor mean, Tensor var)");
@@ -43,4 +52,8 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
   m.def(
       "cuda_device_info(int device) -> (int multiprocessors, int shared_memory_per_block,"
       " int l2_bytes, int binary_version, int ptx_version)");
+  m.def(
+      "cuda_plan(ScalarType dtype, int batch, int channels, int length, bool channels_last,"
+      " int components, int groups, bool backward, int device) -> str");
+  m.def("cuda_max_group_channels(ScalarType dtype, int components) -> int");
 }

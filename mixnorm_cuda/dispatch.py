@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
+from mixnorm_cuda.kernels.native.backend import NativeCpuBackend, NativeCudaBackend
 from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
 from mixnorm_cuda.tracing import exporting
@@ -156,36 +156,18 @@ class SplitBackend(Backend, Protocol):
         """The affine pairs' gradients are those of ``sums``."""
 
 
-class UnbuiltBackend(ReferenceBackend):
-    """A backend whose name is known and whose kernels this version does not contain."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self._reason = reason
-
-    def missing(self) -> str | None:
-        return self._reason
-
-
 REFERENCE = ReferenceBackend()
 
 BACKENDS: dict[str, Backend] = {
     "reference": REFERENCE,
     "cpu": NativeCpuBackend(),
     "triton": TritonBackend(),
-    "cuda": UnbuiltBackend(
-        "cuda",
-        "the CUDA C++ kernels are not part of this version; use backend='auto' or 'reference', "
-        "or upgrade mixnorm_cuda once a release lists them",
-    ),
-    "emulated": UnbuiltBackend(
-        "emulated",
-        "the emulation build of the CUDA kernels is for the project's own tests and is not part "
-        "of this version",
-    ),
+    "cuda": NativeCudaBackend(),
+    "emulated": NativeCudaBackend(emulated=True),
 }
 
-_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+# Triton before CUDA until both have been measured side by side on a GPU.
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 
 
 def check_name(backend: str, source: str = "backend") -> None:
@@ -219,7 +201,7 @@ def select(
         if x.device.type == "cuda":
             missing = [BACKENDS[name].missing() for name in preferred]
             if all(missing):
-                _warn_once(f"mixture normalization runs slowly on this GPU: {missing[-1]}")
+                _warn_once(f"mixture normalization runs slowly on this GPU: {missing[0]}")
         return REFERENCE
     reason = why_not(backend, x, num_components, groups, responsibilities_given)
     if reason is not None:

@@ -64,10 +64,20 @@ def _print_choice(x: Tensor, num_components: int, groups: int, width: int) -> No
     for name in dispatch.BACKENDS:
         reason = dispatch.why_not(name, x, num_components, groups)
         print(f"  {name:<{width}}  {'serves' if reason is None else f'no: {reason}'}")
+        if reason is None:
+            _print_plans(name, x, num_components, groups)
     try:
         print(f"  auto takes {dispatch.select('auto', x, num_components, groups).name!r}")
     except (ValueError, dispatch.BackendUnavailableError) as error:
         print(f"  auto raises: {error}")
+
+
+def _print_plans(name: str, x: Tensor, num_components: int, groups: int) -> None:
+    """How the kernels of a backend that plans its launches by the shape would be launched."""
+    backend = dispatch.BACKENDS[name]
+    if hasattr(backend, "plans"):
+        for which, plan in backend.plans(x, num_components, groups).items():
+            print(f"    {which}: {plan}")
 
 
 if __name__ == "__main__":

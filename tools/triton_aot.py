@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,25 +132,56 @@ def compile_moments(
 
 
 def loop_counts(kernel: Compiled) -> LoopCounts:
-    """Per element of the tile, from the longest loop of the disassembly."""
-    lines = _disassembled(kernel.cubin)
+    """Per element of the tile."""
+    elements = kernel.sizes["BLOCK_C"] * kernel.sizes["BLOCK_P"] / (32 * kernel.warps)
+    return count_loop(kernel.cubin, elements)
+
+
+def count_loop(
+    cubin: bytes,
+    elements: float,
+    holding: str = "",
+    repeats: Callable[[set[str]], float] = lambda operations: 1.0,
+) -> LoopCounts:
+    """The longest loop of one kernel's machine code, whose threads hold so many elements.
+
+    ``holding``: an operation that it must have. ``repeats`` says how often a thread runs a loop
+    within it that has these operations.
+    """
+    lines = _disassembled(cubin)
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\.(L_x_\d+):", line))}
-    jumps = (
+    found = (re.search(r"\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", line) for line in lines)
+    operations = [m[1] if m else "" for m in found]
+    jumps = [
         (labels[m[1]], i)
         for i, line in enumerate(lines)
-        if (m := re.search(r"BRA `\(\.(L_x_\d+)\)", line)) and m[1] in labels
+        if (m := re.search(r"BRA `\(\.(L_x_\d+)\)", line)) and labels.get(m[1], i) < i
+    ]
+    jumps.sort(key=lambda jump: jump[0] - jump[1])
+    begin, end = next(
+        (first, last)
+        for first, last in jumps
+        if any(operation.startswith(holding) for operation in operations[first:last])
     )
-    begin, end = max(jumps, key=lambda jump: jump[1] - jump[0])
-    found = (re.search(r"\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", line) for line in lines[begin:end])
-    operations = Counter(m[1] for m in found if m)
-    elements = kernel.sizes["BLOCK_C"] * kernel.sizes["BLOCK_P"] / (32 * kernel.warps)
+    weights = [1.0] * len(lines)
+    inner: list[tuple[int, int]] = []
+    for first, last in jumps:
+        if begin < first and last < end and all(last < a or first > b for a, b in inner):
+            inner.append((first, last))
+            stems = {op.split(".")[0] for op in operations[first : last + 1]}
+            weights[first : last + 1] = [repeats(stems)] * (last + 1 - first)
+
+    counts: Counter[str] = Counter()
+    for operation, weight in zip(operations[begin:end], weights[begin:end], strict=True):
+        if operation:
+            counts[operation] += weight  # type: ignore[assignment]
 
     def total(*stems: str) -> float:
-        return float(sum(n for op, n in operations.items() if op.split(".")[0] in stems) / elements)
+        return float(sum(n for op, n in counts.items() if op.split(".")[0] in stems) / elements)
 
-    moved = sum(n * _width(op) for op, n in operations.items() if op.startswith(("LDG", "STG")))
+    moved = sum(n * _width(op) for op, n in counts.items() if op.startswith(("LDG", "STG")))
     return LoopCounts(
-        sum(operations.values()) / elements,
+        sum(counts.values()) / elements,
         total("FFMA", "FMUL", "FADD"),
         total("SHFL"),
         total("HMMA"),

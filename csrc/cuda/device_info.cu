@@ -1,5 +1,7 @@
 #include "cuda/device_info.h"
 
+#include <cuda_runtime.h>
+
 namespace mixnorm::cuda {
 namespace {
 

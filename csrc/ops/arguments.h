@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "device/constants.h"
 #include "ops/check.h"
 
 namespace mixnorm::ops {
@@ -54,14 +55,11 @@ inline void check_mixture(const char* op, const Tensor& x, const Tensor& mixing_
   check_statistic(op, "var", var, x, components, channels, "[K, C]");
 }
 
-// What the mixture's components saw of a batch: (mass [G, K], batch_mean [K, C], batch_var [K, C]).
-inline void check_moments(const char* op, const Tensor& x, const Tensor& mass,
-                          const Tensor& batch_mean, const Tensor& batch_var,
-                          const Tensor& mixing_weight) {
-  const int64_t components = mixing_weight.size(1);
-  check_statistic(op, "mass", mass, x, mixing_weight.size(0), components, "[G, K]");
-  check_statistic(op, "batch_mean", batch_mean, x, components, x.size(1), "[K, C]");
-  check_statistic(op, "batch_var", batch_var, x, components, x.size(1), "[K, C]");
+// The kernels keep one register per component.
+inline void check_components(const char* op, const Tensor& mixing_weight) {
+  MIXNORM_CHECK(mixing_weight.size(1) <= device::kMaxComponents, op,
+                ": mixing_weight has K = ", mixing_weight.size(1), " components, expected at most ",
+                device::kMaxComponents);
 }
 
 // weight and bias, [C] or [K, C]; any floating dtype, as a half-precision layer has them.
@@ -92,6 +90,60 @@ inline void check_gradient(const char* op, const Tensor& dy, const Tensor& x) {
 
 inline void check_eps(const char* op, double eps) {
   MIXNORM_CHECK(eps > 0, op, ": eps is ", eps, ", expected a positive number");
+}
+
+// What every operator on x under a mixture is given.
+inline void check_problem(const char* op, const Tensor& x, const Tensor& mixing_weight,
+                          const Tensor& mean, const Tensor& var, double eps) {
+  check_input(op, x);
+  check_mixture(op, x, mixing_weight, mean, var);
+  check_components(op, mixing_weight);
+  check_eps(op, eps);
+}
+
+// What the components saw of a batch.
+inline void check_moments(const char* op, const Tensor& x, const Tensor& mass,
+                          const Tensor& batch_mean, const Tensor& batch_var,
+                          const Tensor& mixing_weight) {
+  const int64_t components = mixing_weight.size(1);
+  check_statistic(op, "mass", mass, x, mixing_weight.size(0), components, "[G, K]");
+  check_statistic(op, "batch_mean", batch_mean, x, components, x.size(1), "[K, C]");
+  check_statistic(op, "batch_var", batch_var, x, components, x.size(1), "[K, C]");
+}
+
+// The responsibilities that forward returned, of so many elements.
+inline void check_responsibilities(const Tensor& responsibilities, const Tensor& x,
+                                   int64_t expected) {
+  MIXNORM_CHECK(responsibilities.numel() == expected && responsibilities.is_contiguous() &&
+                    responsibilities.scalar_type() == accumulation_type(x),
+                "backward: responsibilities has shape ", shape_of(responsibilities), " and dtype ",
+                responsibilities.scalar_type(), ", expected what forward returned: ", expected,
+                " elements of ", accumulation_type(x));
+}
+
+inline void check_buffer(const char* name, const Tensor& buffer, const Tensor& value) {
+  MIXNORM_CHECK(buffer.is_contiguous(), "update_running: ", name, " expected contiguous");
+  MIXNORM_CHECK(buffer.scalar_type() == value.scalar_type(), "update_running: ", name,
+                " has dtype ", buffer.scalar_type(), ", expected ", value.scalar_type());
+  MIXNORM_CHECK(buffer.dim() == 2 && value.dim() == 2 && buffer.size(0) == value.size(0) &&
+                    buffer.size(1) == value.size(1),
+                "update_running: ", name, " has shape ", shape_of(buffer), ", expected ",
+                shape_of(value));
+  MIXNORM_CHECK(buffer.device() == value.device(), "update_running: ", name,
+                " is not on the device of the moments");
+}
+
+inline void check_update_running(const Tensor& running_weight, const Tensor& running_mean,
+                                 const Tensor& running_var, const Tensor& mass, const Tensor& mean,
+                                 const Tensor& var, int64_t count) {
+  check_buffer("running_weight", running_weight, mass);
+  check_buffer("running_mean", running_mean, mean);
+  check_buffer("running_var", running_var, var);
+  const int64_t groups = mass.size(0), components = mass.size(1), channels = mean.size(1);
+  MIXNORM_CHECK(mean.size(0) == components && groups > 0 && channels % groups == 0,
+                "update_running: mean has shape ", shape_of(mean), ", expected [K, C] for mass ",
+                shape_of(mass));
+  MIXNORM_CHECK(count > 0, "update_running: count is ", count, ", expected 1 or more");
 }
 
 }  // namespace mixnorm::ops

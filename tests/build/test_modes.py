@@ -175,3 +175,12 @@ def test_toolkit_is_found_behind_a_wrapper(project: Project, tmp_path: Path) -> 
     built, _ = plan(project, CUDA_TORCH, CUDA_HOME="")
     assert CUDA in built["extensions"]
     assert built["cuda_home"] == str(home)
+
+
+def test_emulation_on_request(project: Project) -> None:
+    """A library beside the others, of C++ files that include the kernels: nvcc is not called."""
+    planned, _ = plan(project, MIXNORM_EMULATION="1")
+    assert "libmixnorm_emulated" in planned["extensions"]
+    assert CUDA not in planned["extensions"]
+    planned, _ = plan(project)
+    assert "libmixnorm_emulated" not in planned["extensions"]

@@ -7,18 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
-from mixnorm_cuda.reference import ReferenceBackend
-from mixnorm_cuda.types import Mixture
+from tests.kernels.operators import EPS, Problem, check, relative_error, views
 
 pytestmark = pytest.mark.skipif(
     loader.missing("cpu") is not None, reason=f"no CPU operators: {loader.missing('cpu')}"
 )
 
-EPS = 1e-5
-REFERENCE = ReferenceBackend()
 # Channels 1, 3, 17, 1000; positions 2, 63, 4097; runs of 1, 4, 9, 49, 81 and 1600 positions.
 SHAPES = (
     (2, 3),
@@ -34,152 +30,6 @@ SHAPES = (
     (130, 1000),
     (3, 1000, 7, 7),
 )
-# Relative Frobenius norms that the method promises for outputs and gradients.
-BOUNDS = {
-    torch.float64: (1e-11, 1e-9),
-    torch.float32: (1e-6, 1e-5),
-    torch.bfloat16: (2 * 2.0**-8, 2e-2),
-    torch.float16: (2 * 2.0**-11, 2e-2),
-}
-
-
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-class Problem:
-    """One layer's tensors, and what the operators and the reference make of them."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        components: int = 3,
-        groups: int = 1,
-        dtype: torch.dtype = torch.float32,
-        channels_last: bool = False,
-        offset: float = 0.0,
-        affine: bool = True,
-    ) -> None:
-        generator = torch.Generator().manual_seed(0)
-
-        def randn(*size: int) -> Tensor:
-            return torch.randn(size, generator=generator, dtype=torch.float64)
-
-        channels = shape[1]
-        self.x = (randn(*shape) * 2 + offset).to(dtype)
-        self.dy = randn(*shape).to(dtype)
-        if channels_last:
-            self.x, self.dy = (
-                t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (self.x, self.dy)
-            )
-        mixture = Mixture(
-            randn(groups, components).softmax(1),
-            randn(components, channels) + offset,
-            2 + randn(components, channels).square(),
-        )
-        statistics = statistics_dtype(dtype)
-        self.mixture = Mixture(*(t.to(statistics) for t in mixture))
-        self.weight = randn(components, channels).to(statistics) if affine else None
-        self.bias = randn(components, channels).to(statistics) if affine else None
-
-    def operators(self, em_iters: int = 0, **options: bool) -> dict[str, Tensor]:
-        affine, scale = (self.weight, self.bias), options.get("mixing_scale", True)
-        through = options.get("responsibility_grad", True)
-        out = ops.forward(
-            self.x, self.mixture, *affine, eps=EPS, em_iters=em_iters, mixing_scale=scale
-        )
-        grads = ops.backward(
-            self.dy,
-            self.x,
-            out.responsibilities,
-            out.moments,
-            out.mixture,
-            *affine,
-            eps=EPS,
-            mixing_scale=scale,
-            responsibility_grad=through,
-            mixture_grad=True,
-        )
-        y = ops.evaluate(self.x, self.mixture, *affine, eps=EPS, mixing_scale=scale)
-        eval_grads = ops.evaluate_backward(
-            self.dy,
-            self.x,
-            self.mixture,
-            *affine,
-            eps=EPS,
-            mixing_scale=scale,
-            responsibility_grad=through,
-        )
-        return collect(out, grads, y, eval_grads)
-
-    def reference(
-        self, dtype: torch.dtype, em_iters: int = 0, **options: bool
-    ) -> dict[str, Tensor]:
-        x, dy = self.x.to(dtype), self.dy.to(dtype)
-        mixture = Mixture(*(t.to(dtype) for t in self.mixture))
-        affine = [None if t is None else t.to(dtype) for t in (self.weight, self.bias)]
-        scale = options.get("mixing_scale", True)
-        through = options.get("responsibility_grad", True)
-        out = REFERENCE.forward(x, mixture, *affine, eps=EPS, em_iters=em_iters, mixing_scale=scale)
-        grads = REFERENCE.backward(
-            dy,
-            x,
-            out.responsibilities,
-            out.moments,
-            out.mixture,
-            *affine,
-            eps=EPS,
-            mixing_scale=scale,
-            responsibility_grad=through,
-            given=False,
-            mixture_grad=True,
-        )
-        y = REFERENCE.evaluate(x, mixture, *affine, eps=EPS, mixing_scale=scale)
-        eval_grads = REFERENCE.evaluate_backward(
-            dy, x, mixture, *affine, eps=EPS, mixing_scale=scale, responsibility_grad=through
-        )
-        return collect(out, grads, y, eval_grads)
-
-
-def collect(out: Any, grads: Any, y: Tensor, eval_grads: Any) -> dict[str, Tensor]:
-    return {
-        "y": out.y,
-        **{f"moments.{n}": t for n, t in out.moments._asdict().items()},
-        **{f"mixture.{n}": t for n, t in out.mixture._asdict().items()},
-        "dx": grads.x,
-        "dweight": grads.weight,
-        "dbias": grads.bias,
-        **{f"dmixture.{n}": t for n, t in grads.mixture._asdict().items()},
-        "eval y": y,
-        "eval dx": eval_grads.x,
-        "eval dweight": eval_grads.weight,
-        "eval dbias": eval_grads.bias,
-    }
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    scale = wanted.norm().clamp_min(1e-6 * wanted.numel() ** 0.5)
-    return ((found.double() - wanted).norm() / scale).item()
-
-
-def check(problem: Problem, em_iters: int = 0, **options: bool) -> None:
-    """Within the promised bounds, or within 16 times what plain formulas lose in the same type.
-
-    A handful of positions can be ill conditioned (a variance of next to nothing); there the
-    reference in the statistics' own dtype says how much any evaluation must lose.
-    """
-    dtype = problem.x.dtype
-    found = problem.operators(em_iters, **options)
-    exact = problem.reference(torch.float64, em_iters, **options)
-    plain = problem.reference(statistics_dtype(dtype), em_iters, **options)
-    output_bound, gradient_bound = BOUNDS[dtype]
-    for name, wanted in exact.items():
-        bound = gradient_bound if "d" in name.split(".")[0].split()[-1][:1] else output_bound
-        allowed = max(bound, 16 * relative_error(plain[name], wanted))
-        error = relative_error(found[name], wanted)
-        assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
-    assert found["y"].stride() == problem.x.stride()
-    assert found["dx"].stride() == problem.x.stride()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -238,21 +88,6 @@ def test_shared_affine_pairs_and_none() -> None:
     )
     check(problem)
     check(Problem((6, 20, 13, 13), affine=False))
-
-
-def views() -> dict[str, Tensor]:
-    base = torch.randn(6, 40, 13, 14)
-    return {
-        "channel slice": base[:, 5:25],
-        "batch slice": base[1::2, :20],
-        "row slice": base[:, :20, 2:9, 3:12],
-        "stepped": base[:, ::2, ::3, ::2],
-        "transposed": base[:, :20].transpose(2, 3),
-        "batch and channels swapped": torch.randn(20, 6, 9, 9).transpose(0, 1),
-        "channels-last slice": base.contiguous(memory_format=torch.channels_last)[:, 3:23],
-        "expanded": torch.randn(6, 20, 1, 1).expand(6, 20, 5, 5) + torch.zeros(6, 20, 5, 5),
-        "storage offset": torch.randn(6 * 20 * 81 + 3)[3:].view(6, 20, 9, 9),
-    }
 
 
 @pytest.mark.parametrize("name", views())

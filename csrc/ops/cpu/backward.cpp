@@ -12,17 +12,9 @@
 namespace mixnorm::ops {
 namespace {
 
-void check_responsibilities(const Tensor& responsibilities, const Tensor& x, int64_t components,
-                            int64_t groups) {
-  int64_t positions = x.size(0);
-  for (int64_t d = 2; d < x.dim(); ++d) positions *= x.size(d);
-  const int64_t expected =
-      cpu::keeps_responsibilities(components, groups) ? components * positions : 0;
-  MIXNORM_CHECK(responsibilities.numel() == expected && responsibilities.is_contiguous() &&
-                    responsibilities.scalar_type() == accumulation_type(x),
-                "backward: responsibilities has shape ", shape_of(responsibilities), " and dtype ",
-                responsibilities.scalar_type(), ", expected what forward returned: ", expected,
-                " elements of ", accumulation_type(x));
+// How many elements forward returned.
+int64_t kept_responsibilities(const Tensor& x, int64_t components, int64_t groups) {
+  return cpu::keeps_responsibilities(components, groups) ? components * positions_of(x) : 0;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
@@ -31,20 +23,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& mean, const Tensor& var, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, double eps, bool mixing_scale, bool responsibility_grad,
     bool mixture_grad) {
-  check_input("backward", x);
+  check_problem("backward", x, mixing_weight, mean, var, eps);
   check_gradient("backward", dy, x);
-  check_mixture("backward", x, mixing_weight, mean, var);
-  check_components("backward", mixing_weight);
   check_moments("backward", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("backward", x, mean, weight, bias);
-  check_eps("backward", eps);
+  check_responsibilities(responsibilities, x,
+                         kept_responsibilities(x, mixing_weight.size(1), mixing_weight.size(0)));
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
   const Moments moments(mass, batch_mean, batch_var);
   const int64_t components = parameters.components(), groups = parameters.groups();
-  check_responsibilities(responsibilities, x, components, groups);
   const Tensor dx = output_like(input);
   Tensor dweight = like(mean), dbias = like(mean);
   const auto wanted = [&](const Tensor& tensor) {

@@ -16,12 +16,9 @@ std::tuple<Tensor, Tensor> backward_sums(const Tensor& dy, const Tensor& x,
                                          const Tensor& var, const Tensor& mass,
                                          const Tensor& batch_mean, const Tensor& batch_var,
                                          double eps) {
-  check_input("backward_sums", x);
+  check_problem("backward_sums", x, mixing_weight, mean, var, eps);
   check_gradient("backward_sums", dy, x);
-  check_mixture("backward_sums", x, mixing_weight, mean, var);
-  check_components("backward_sums", mixing_weight);
   check_moments("backward_sums", x, mass, batch_mean, batch_var, mixing_weight);
-  check_eps("backward_sums", eps);
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);
@@ -47,15 +44,12 @@ std::tuple<Tensor, Tensor, Tensor> backward_apply(
     const Tensor& var, const Tensor& mass, const Tensor& batch_mean, const Tensor& batch_var,
     const Tensor& h1, const Tensor& h2, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, double eps, bool mixing_scale, bool responsibility_grad) {
-  check_input("backward_apply", x);
+  check_problem("backward_apply", x, mixing_weight, mean, var, eps);
   check_gradient("backward_apply", dy, x);
-  check_mixture("backward_apply", x, mixing_weight, mean, var);
-  check_components("backward_apply", mixing_weight);
   check_moments("backward_apply", x, mass, batch_mean, batch_var, mixing_weight);
   check_statistic("backward_apply", "h1", h1, x, mean.size(0), mean.size(1), "[K, C]");
   check_statistic("backward_apply", "h2", h2, x, mean.size(0), mean.size(1), "[K, C]");
   check_affine("backward_apply", x, mean, weight, bias);
-  check_eps("backward_apply", eps);
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);

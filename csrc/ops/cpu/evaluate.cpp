@@ -14,11 +14,8 @@ namespace {
 Tensor evaluate(const Tensor& x, const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
                 const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
                 bool mixing_scale) {
-  check_input("evaluate", x);
-  check_mixture("evaluate", x, mixing_weight, mean, var);
-  check_components("evaluate", mixing_weight);
+  check_problem("evaluate", x, mixing_weight, mean, var, eps);
   check_affine("evaluate", x, mean, weight, bias);
-  check_eps("evaluate", eps);
 
   const Tensor input = dense(x);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
@@ -43,12 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> evaluate_backward(const Tensor& dy, const Ten
                                                      const std::optional<Tensor>& weight,
                                                      const std::optional<Tensor>& bias, double eps,
                                                      bool mixing_scale, bool responsibility_grad) {
-  check_input("evaluate_backward", x);
+  check_problem("evaluate_backward", x, mixing_weight, mean, var, eps);
   check_gradient("evaluate_backward", dy, x);
-  check_mixture("evaluate_backward", x, mixing_weight, mean, var);
-  check_components("evaluate_backward", mixing_weight);
   check_affine("evaluate_backward", x, mean, weight, bias);
-  check_eps("evaluate_backward", eps);
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);

@@ -15,11 +15,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forwa
     const Tensor& x, const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
     int64_t em_iters, bool mixing_scale) {
-  check_input("forward", x);
-  check_mixture("forward", x, mixing_weight, mean, var);
-  check_components("forward", mixing_weight);
+  check_problem("forward", x, mixing_weight, mean, var, eps);
   check_affine("forward", x, mean, weight, bias);
-  check_eps("forward", eps);
   MIXNORM_CHECK(em_iters >= 0, "forward: em_iters is ", em_iters, ", expected 0 or more");
 
   const Tensor input = dense(x);

@@ -12,10 +12,7 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> moments(const Tensor& x, const Tensor& mixing_weight,
                                            const Tensor& mean, const Tensor& var, double eps) {
-  check_input("moments", x);
-  check_mixture("moments", x, mixing_weight, mean, var);
-  check_components("moments", mixing_weight);
-  check_eps("moments", eps);
+  check_problem("moments", x, mixing_weight, mean, var, eps);
 
   const Tensor input = dense(x);
   const Parameters parameters(mixing_weight, mean, var, std::nullopt, std::nullopt);

@@ -14,12 +14,9 @@ Tensor normalize(const Tensor& x, const Tensor& mixing_weight, const Tensor& mea
                  const Tensor& var, const Tensor& mass, const Tensor& batch_mean,
                  const Tensor& batch_var, const std::optional<Tensor>& weight,
                  const std::optional<Tensor>& bias, double eps, bool mixing_scale) {
-  check_input("normalize", x);
-  check_mixture("normalize", x, mixing_weight, mean, var);
-  check_components("normalize", mixing_weight);
+  check_problem("normalize", x, mixing_weight, mean, var, eps);
   check_moments("normalize", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("normalize", x, mean, weight, bias);
-  check_eps("normalize", eps);
 
   const Tensor input = dense(x);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);

@@ -1,5 +1,8 @@
-"""The native CPU backend: C++ operators behind the interface that dispatch asks for."""
+"""The native backends: C++ and CUDA operators behind the interface that dispatch asks for."""
 
+import functools
+
+import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
@@ -9,24 +12,10 @@ MAX_COMPONENTS = 16
 """What the kernels' registers are laid out for (kMaxComponents in csrc/device/constants.h)."""
 
 
-class NativeCpuBackend:
-    """Vectorised, multi-threaded C++ kernels on the CPU, any layout and number of dimensions."""
+class _NativeBackend:
+    """The operators of one library."""
 
-    name = "cpu"
-
-    def missing(self) -> str | None:
-        return loader.missing("cpu")
-
-    def refuses(
-        self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
-    ) -> str | None:
-        if x.device.type != "cpu":
-            return f"x is on {x.device}, the CPU operators need a CPU tensor"
-        if responsibilities_given:
-            return "the CPU operators compute the responsibilities, here they are given"
-        if num_components > MAX_COMPONENTS:
-            return f"num_components={num_components}, the CPU operators take up to {MAX_COMPONENTS}"
-        return None
+    _emulated = False
 
     def forward(
         self,
@@ -41,7 +30,14 @@ class NativeCpuBackend:
         mixing_scale: bool,
     ) -> Forward:
         return ops.forward(
-            x, mixture, weight, bias, eps=eps, em_iters=em_iters, mixing_scale=mixing_scale
+            x,
+            mixture,
+            weight,
+            bias,
+            eps=eps,
+            em_iters=em_iters,
+            mixing_scale=mixing_scale,
+            emulated=self._emulated,
         )
 
     def backward(
@@ -72,6 +68,7 @@ class NativeCpuBackend:
             mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
             mixture_grad=mixture_grad,
+            emulated=self._emulated,
         )
 
     def evaluate(
@@ -85,7 +82,9 @@ class NativeCpuBackend:
         eps: float,
         mixing_scale: bool,
     ) -> Tensor:
-        return ops.evaluate(x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale)
+        return ops.evaluate(
+            x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale, emulated=self._emulated
+        )
 
     def evaluate_backward(
         self,
@@ -109,10 +108,11 @@ class NativeCpuBackend:
             eps=eps,
             mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
+            emulated=self._emulated,
         )
 
     def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
-        return ops.moments(x, mixture, eps=eps)
+        return ops.moments(x, mixture, eps=eps, emulated=self._emulated)
 
     def normalize(
         self,
@@ -171,4 +171,84 @@ class NativeCpuBackend:
     def update_running(
         self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
     ) -> Tensor:
-        return ops.update_running(running, moments, count, factor)
+        return ops.update_running(running, moments, count, factor, emulated=self._emulated)
+
+
+class NativeCpuBackend(_NativeBackend):
+    """Vectorised, multi-threaded C++ kernels on the CPU, any layout and number of dimensions."""
+
+    name = "cpu"
+
+    def missing(self) -> str | None:
+        return loader.missing("cpu")
+
+    def refuses(
+        self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
+    ) -> str | None:
+        if x.device.type != "cpu":
+            return f"x is on {x.device}, the CPU operators need a CPU tensor"
+        if responsibilities_given:
+            return "the CPU operators compute the responsibilities, here they are given"
+        if num_components > MAX_COMPONENTS:
+            return f"num_components={num_components}, the CPU operators take up to {MAX_COMPONENTS}"
+        return None
+
+
+class NativeCudaBackend(_NativeBackend):
+    """CUDA C++ kernels, any layout and number of dimensions.
+
+    As "emulated" the same kernels' source runs on CPU tensors, thread by thread: for tests.
+    """
+
+    def __init__(self, *, emulated: bool = False) -> None:
+        self.name = "emulated" if emulated else "cuda"
+        self._emulated = emulated
+
+    def missing(self) -> str | None:
+        return loader.missing(self.name)
+
+    def refuses(
+        self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
+    ) -> str | None:
+        wanted = "cpu" if self._emulated else "cuda"
+        if x.device.type != wanted:
+            return f"x is on {x.device}, the {self.name} operators need a {wanted.upper()} tensor"
+        if responsibilities_given:
+            return "the CUDA kernels compute the responsibilities, here they are given"
+        if num_components > MAX_COMPONENTS:
+            return f"num_components={num_components}, the CUDA kernels take up to {MAX_COMPONENTS}"
+        widest = _max_group_channels(x.dtype, num_components, self._emulated)
+        if x.shape[1] // groups > widest:
+            return (
+                f"a group has {x.shape[1] // groups} channels, the CUDA kernels take up to {widest}"
+                f" of {x.dtype} with num_components={num_components}"
+            )
+        return None
+
+    def plans(self, x: Tensor, num_components: int, groups: int) -> dict[str, str]:
+        """The launch that each direction would get, in words."""
+        return {
+            f"{direction}, {layout}": ops.cuda_plan(
+                x,
+                num_components,
+                groups,
+                channels_last=layout == "channels-last",
+                backward=direction == "backward",
+                emulated=self._emulated,
+            )
+            for direction in ("forward", "backward")
+            for layout in ("contiguous", "channels-last")
+        }
+
+
+@functools.cache
+def _cached_max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
+    return ops.cuda_max_group_channels(dtype, num_components, emulated=emulated)
+
+
+def _max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
+    return _cached_max(dtype, num_components, emulated)
+
+
+# torch.compile calls this instead of tracing into it.
+_max_group_channels = torch.compiler.assume_constant_result(_max)  # type: ignore[no-untyped-call]

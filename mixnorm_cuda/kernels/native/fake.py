@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 
 
-def register() -> None:
-    """Attach the fake implementations to the operators; the CPU library must be loaded."""
-    for operator in _operators():
-        torch.library.register_fake(f"mixnorm::{operator.__name__}", operator)
+def register(namespace: str) -> None:
+    """Attach the fake implementations to a namespace's operators; its library must be loaded."""
+    for operator in operators():
+        implementation = operator
+        if operator is forward and namespace == "mixnorm_emulated":
+            implementation = forward_without_responsibilities
+        torch.library.register_fake(f"{namespace}::{operator.__name__}", implementation)
 
 
-def absent() -> list[str]:
-    """Operators that the loaded CPU library lacks: it was built from older sources."""
-    names = [operator.__name__ for operator in _operators()]
-    return [name for name in names if not hasattr(torch.ops.mixnorm, name)]
+def absent(namespace: str) -> list[str]:
+    """Operators that a loaded library lacks: it was built from older sources."""
+    names = [operator.__name__ for operator in operators()]
+    return [name for name in names if not hasattr(getattr(torch.ops, namespace), name)]
 
 
-def _operators() -> tuple[Callable[..., object], ...]:
+def operators() -> tuple[Callable[..., object], ...]:
+    """A fake implementation of each operator, of its name."""
     return (
         moments,
         normalize,
@@ -66,18 +70,17 @@ def forward(
     mixing_scale: bool,
 ) -> tuple[Tensor, ...]:
     groups, components = mixing_weight.shape
-    positions = x.numel() // x.shape[1]
-    kept = (components, positions) if components > 1 and groups == 1 else (0,)
-    return (
-        _output(x),
-        _like(mixing_weight),
-        _like(mean),
-        _like(var),
-        mean.new_empty(kept),
-        _like(mixing_weight),
-        _like(mean),
-        _like(var),
-    )
+    kept: tuple[int, ...] = (0,)
+    if components > 1 and groups == 1 and x.device.type != "cuda":
+        kept = (components, x.numel() // x.shape[1])
+    return _forward(x, (mixing_weight, mean, var), kept)
+
+
+def forward_without_responsibilities(
+    x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, *_: object
+) -> tuple[Tensor, ...]:
+    """Of the CUDA kernels, which compute them again, on whatever device they run."""
+    return _forward(x, (mixing_weight, mean, var), (0,))
 
 
 def backward(
@@ -176,6 +179,13 @@ def update_running(
     factor: Tensor | None,
 ) -> Tensor:
     return mass.new_empty((), dtype=torch.bool)
+
+
+def _forward(
+    x: Tensor, mixture: tuple[Tensor, Tensor, Tensor], kept: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    moments, final = (map(_like, mixture) for _ in range(2))
+    return _output(x), *moments, mixture[1].new_empty(kept), *final
 
 
 def _gradient(parameter: Tensor | None, mean: Tensor) -> Tensor:

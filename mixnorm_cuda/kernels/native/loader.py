@@ -2,6 +2,8 @@
 
 ``libmixnorm_cpu.so`` carries every operator schema and the CPU operators, ``libmixnorm_cuda.so``
 the CUDA operators. They are loaded apart, so a missing CUDA runtime never costs the CPU operators.
+``libmixnorm_emulated.so``, for tests, runs the CUDA kernels' own source on the CPU, under a
+namespace of its own.
 """
 
 import functools
@@ -12,7 +14,7 @@ import torch
 
 from mixnorm_cuda.kernels.native import fake
 
-LIBRARIES = ("cpu", "cuda")
+LIBRARIES = ("cpu", "cuda", "emulated")
 
 _FOLDER = Path(__file__).parent
 _REBUILD = "pip install --no-build-isolation ."
@@ -22,7 +24,12 @@ _HOW_TO_GET = {
         "install a CUDA build of PyTorch and the CUDA toolkit of the same major version, "
         f"then run 'FORCE_CUDA=1 {_REBUILD}' in the source tree"
     ),
+    "emulated": (
+        f"run 'make emulation' or 'MIXNORM_EMULATION=1 {_REBUILD}' in the source tree (it is for "
+        "the project's own tests)"
+    ),
 }
+_NAMESPACE = {"cpu": "mixnorm", "emulated": "mixnorm_emulated"}
 
 
 def library_path(library: str) -> Path:
@@ -31,7 +38,7 @@ def library_path(library: str) -> Path:
 
 
 def _missing(library: str) -> str | None:
-    """Load ``library`` ("cpu" or "cuda"), once; why it is not there, or None when it is loaded."""
+    """Load ``library`` (one of LIBRARIES), once; why it is not there, or None when it is loaded."""
     if library not in LIBRARIES:
         raise ValueError(f"library={library!r}: expected one of {LIBRARIES}")
     return _load(library)
@@ -61,15 +68,15 @@ def _load(library: str) -> str | None:
             f"the {library.upper()} operator library {path.name} cannot be loaded ({error}); "
             f"to get one that fits this machine, {_HOW_TO_GET[library]}"
         )
-    if library == "cpu":
-        absent = fake.absent()
+    if library in _NAMESPACE:
+        absent = fake.absent(_NAMESPACE[library])
         if absent:
             return (
-                f"the CPU operator library {path} was built from other sources, it lacks "
-                f"{', '.join(absent)}; run '{_REBUILD}' in the source tree, or 'python setup.py "
-                "build_ext --inplace' where it is installed in place"
+                f"the {library.upper()} operator library {path} was built from other sources, it "
+                f"lacks {', '.join(absent)}; run '{_REBUILD}' in the source tree, or 'python "
+                "setup.py build_ext --inplace' where it is installed in place"
             )
-        fake.register()
+        fake.register(_NAMESPACE[library])
     return None
 
 

@@ -1,6 +1,11 @@
-"""The raw operators, typed. Their argument checks are in csrc/ops/ and raise ValueError."""
+"""The raw operators, typed. Their argument checks are in csrc/ops/ and raise ValueError.
 
-from typing import NamedTuple, cast
+The library is that of the device of ``x``; with ``emulated=True`` CPU tensors are served by the
+CUDA kernels' own source (csrc/README.md, "Emulation").
+"""
+
+import math
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +27,15 @@ class CudaDeviceInfo(NamedTuple):
     """Of the PTX that it came from; differs from ``binary_version`` if compiled on loading."""
 
 
-def moments(x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
+def _namespace(x: Tensor, emulated: bool) -> Any:
+    if emulated:
+        loader.require("emulated")
+        return torch.ops.mixnorm_emulated
+    loader.require("cuda" if x.is_cuda else "cpu")
+    return torch.ops.mixnorm
+
+
+def moments(x: Tensor, mixture: Mixture, *, eps: float, emulated: bool = False) -> BatchMoments:
     """Mass [G, K], mean [K, C] and biased variance [K, C] of ``x`` [N, C, *S] under ``mixture``.
 
     ν from θ (E-step), then S = Σ ν, m = μ + Σ ν (x − μ)/S̃, q = Σ ν (x − m)²/S̃ with
@@ -32,8 +45,7 @@ def moments(x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    return BatchMoments(*torch.ops.mixnorm.moments(x, *mixture, eps))
+    return BatchMoments(*_namespace(x, emulated).moments(x, *mixture, eps))
 
 
 def normalize(
@@ -66,21 +78,22 @@ def forward(
     eps: float,
     em_iters: int,
     mixing_scale: bool,
+    emulated: bool = False,
 ) -> Forward:
     """Training forward of ``x`` [N, C, *S]: EM steps, responsibilities, moments, output.
 
     y = Σ_k ν_k [γ_k (x − m_k) (q_k + ε)^(−½) λ̃_k^(−½) + β_k] with ν, m, q under θ after
     ``em_iters`` EM steps; ``weight`` γ and ``bias`` β are None, [C] or [K, C]. y has the memory
     format of a contiguous or channels-last ``x`` and is contiguous otherwise. ``responsibilities``
-    is [K, N · ∏S] for one group of several components, else empty: `backward` computes ν again.
+    is [K, N · ∏S] on the CPU for one group of several components, else empty: `backward` computes ν
+    again.
 
     Raises:
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, ``eps`` is not positive or ``em_iters``
             is negative.
     """
-    loader.require("cpu")
-    y, mass, batch_mean, batch_var, responsibilities, *final = torch.ops.mixnorm.forward(
+    y, mass, batch_mean, batch_var, responsibilities, *final = _namespace(x, emulated).forward(
         x, *mixture, weight, bias, eps, em_iters, mixing_scale
     )
     return Forward(y, BatchMoments(mass, batch_mean, batch_var), Mixture(*final), responsibilities)
@@ -99,6 +112,7 @@ def backward(
     mixing_scale: bool,
     responsibility_grad: bool,
     mixture_grad: bool,
+    emulated: bool = False,
 ) -> Gradients:
     """Gradients of `forward`, whose moments, final mixture and responsibilities are passed back.
 
@@ -111,8 +125,7 @@ def backward(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    dx, dweight, dbias, *dmixture = torch.ops.mixnorm.backward(
+    dx, dweight, dbias, *dmixture = _namespace(x, emulated).backward(
         dy,
         x,
         responsibilities,
@@ -175,6 +188,7 @@ def evaluate(
     *,
     eps: float,
     mixing_scale: bool,
+    emulated: bool = False,
 ) -> Tensor:
     """Eval output of ``x`` [N, C, *S]: the mixture's own mean and variance stand for m and q.
 
@@ -182,8 +196,8 @@ def evaluate(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    return cast(Tensor, torch.ops.mixnorm.evaluate(x, *mixture, weight, bias, eps, mixing_scale))
+    operator = _namespace(x, emulated).evaluate
+    return cast(Tensor, operator(x, *mixture, weight, bias, eps, mixing_scale))
 
 
 def evaluate_backward(
@@ -196,6 +210,7 @@ def evaluate_backward(
     eps: float,
     mixing_scale: bool,
     responsibility_grad: bool,
+    emulated: bool = False,
 ) -> Gradients:
     """Gradients of `evaluate` for x, and for weight and bias as `backward`, in one sweep.
 
@@ -203,16 +218,20 @@ def evaluate_backward(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
     return Gradients(
-        *torch.ops.mixnorm.evaluate_backward(
+        *_namespace(x, emulated).evaluate_backward(
             dy, x, *mixture, weight, bias, eps, mixing_scale, responsibility_grad
         )
     )
 
 
 def update_running(
-    running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor
+    running: Mixture,
+    moments: BatchMoments,
+    count: int,
+    factor: float | Tensor,
+    *,
+    emulated: bool = False,
 ) -> Tensor:
     """Move ``running`` in place towards ``moments`` of ``count`` positions with weight ``factor``.
 
@@ -223,10 +242,9 @@ def update_running(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``count`` is not positive.
     """
-    loader.require("cpu")
     momentum, tensor = (0.0, factor) if isinstance(factor, Tensor) else (factor, None)
-    finite = torch.ops.mixnorm.update_running(*running, *moments, count, momentum, tensor)
-    return cast(Tensor, finite)
+    operator = _namespace(moments.mass, emulated).update_running
+    return cast(Tensor, operator(*running, *moments, count, momentum, tensor))
 
 
 def cuda_device_info(device: int = 0) -> CudaDeviceInfo:
@@ -240,3 +258,48 @@ def cuda_device_info(device: int = 0) -> CudaDeviceInfo:
     return CudaDeviceInfo(
         *cast("tuple[int, ...]", torch.ops.mixnorm.cuda_device_info(device)),
     )
+
+
+def cuda_plan(
+    x: Tensor,
+    num_components: int,
+    groups: int,
+    *,
+    channels_last: bool = False,
+    backward: bool = False,
+    emulated: bool = False,
+) -> str:
+    """The launch that an input of the shape and dtype of ``x`` [N, C, *S] would get, and why.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: a dtype or size that no kernel takes, or MIXNORM_CUDA_KERNELS is not a name.
+    """
+    batch, channels, *positions = x.shape
+    device = 0 if emulated else x.get_device()
+    return cast(
+        str,
+        _namespace(x, emulated).cuda_plan(
+            x.dtype,
+            batch,
+            channels,
+            math.prod(positions),
+            channels_last,
+            num_components,
+            groups,
+            backward,
+            device,
+        ),
+    )
+
+
+def cuda_max_group_channels(dtype: torch.dtype, num_components: int, *, emulated: bool) -> int:
+    """The widest group, C / G, that the CUDA kernels take.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: a dtype that no kernel takes.
+    """
+    loader.require("emulated" if emulated else "cuda")
+    operators = torch.ops.mixnorm_emulated if emulated else torch.ops.mixnorm
+    return cast(int, operators.cuda_max_group_channels(dtype, num_components))

@@ -1,5 +1,5 @@
-// Fresh CPU tensors straight from the C shim: the operators of torch/csrc/stable/ops.h go through
-// the dispatcher, which costs a small input's call more than its kernel.
+// Fresh tensors straight from the C shim: the operators of torch/csrc/stable/ops.h go through the
+// dispatcher, which costs a small input's call more than its kernel.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -7,21 +7,29 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <initializer_list>
-#include <vector>
+#include <cstring>
 
 #include "ops/arguments.h"
-#include "ops/cpu/huge_pages.h"
 
 namespace mixnorm::ops {
 
-// Uninitialised.
-inline Tensor empty_strided(int32_t dtype, int64_t dims, const int64_t* sizes,
+// Uninitialised, on the device of `like`.
+inline Tensor empty_strided(const Tensor& like, int32_t dtype, int64_t dims, const int64_t* sizes,
                             const int64_t* strides) {
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, device_index, &handle));
+  Tensor tensor(handle);
+#if defined(MIXNORM_EMULATION)
+  // NaN, so that an element that no kernel writes is seen.
+  if (tensor.numel() > 0) {
+    std::memset(tensor.data_ptr(), 0xff, tensor.numel() * tensor.element_size());
+  }
+#endif
+  return tensor;
 }
 
 // Uninitialised, of the dtype of `like`.
@@ -29,11 +37,13 @@ inline Tensor empty_strided(const Tensor& like, int64_t dims, const int64_t* siz
                             const int64_t* strides) {
   int32_t dtype;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  return empty_strided(dtype, dims, sizes, strides);
+  return empty_strided(like, dtype, dims, sizes, strides);
 }
 
 // An uninitialised 0-dim bool tensor.
-inline Tensor empty_flag() { return empty_strided(aoti_torch_dtype_bool(), 0, nullptr, nullptr); }
+inline Tensor empty_flag(const Tensor& like) {
+  return empty_strided(like, aoti_torch_dtype_bool(), 0, nullptr, nullptr);
+}
 
 // Uninitialised and contiguous, [count] or [rows, columns], of the dtype of `like`.
 inline Tensor empty(const Tensor& like, int64_t count) {
@@ -47,13 +57,6 @@ inline Tensor empty(const Tensor& like, int64_t rows, int64_t columns) {
 
 // Uninitialised, of the shape and dtype of a [rows, columns] tensor, contiguous.
 inline Tensor like(const Tensor& tensor) { return empty(tensor, tensor.size(0), tensor.size(1)); }
-
-// Uninitialised, of the shape, dtype and strides of a dense tensor.
-inline Tensor output_like(const Tensor& x) {
-  Tensor y = empty_strided(x, x.dim(), x.sizes().data(), x.strides().data());
-  prefer_huge_pages(y);
-  return y;
-}
 
 // The tensor itself where it is contiguous, else a contiguous copy.
 inline Tensor as_contiguous(const Tensor& tensor) {

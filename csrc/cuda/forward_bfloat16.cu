@@ -1,0 +1,11 @@
+#include "cuda/forward_kernel.cuh"
+
+namespace mixnorm::cuda {
+
+template <>
+ForwardKernel<accumulation_t<__nv_bfloat16>> find_forward_kernel<__nv_bfloat16>(Access access,
+                                                                                int* components) {
+  return find_instance<__nv_bfloat16>(access, components, FindForward<__nv_bfloat16>{});
+}
+
+}  // namespace mixnorm::cuda

@@ -1,0 +1,101 @@
+// How a problem is cut into blocks, warps and tiles. Plain data, made by the plan, read by kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "device/constants.h"
+
+namespace mixnorm::cuda {
+
+// How a thread reaches its elements.
+enum class Access {
+  kPositions,  // 4 neighbouring positions of a channel at once
+  kChannels,   // 4 neighbouring channels of a position at once
+  kElements,   // one element at a time, any strides
+};
+
+struct Strides {
+  int64_t n, c, l;
+};
+
+struct Tensor {
+  const void* data;
+  Strides strides;
+};
+
+// A number of positions as rows of `length` and the rest: 0 <= l < length.
+struct RowStep {
+  int64_t n, l;
+};
+
+MIXNORM_HOST_DEVICE RowStep row_step(int64_t positions, int64_t length) {
+  RowStep step{positions / length, positions % length};
+  if (step.l < 0) {
+    step.l += length;
+    --step.n;
+  }
+  return step;
+}
+
+// A block owns `block_groups` whole groups of channels by a chunk of tiles of positions. A warp is
+// channel_lanes x (32 / channel_lanes) positions; channel_warps of them cover a group, and
+// position_warps of those lie side by side. A thread holds kChannels<T, K> channels by
+// kPositions<T, K> positions of every tile.
+struct Geometry {
+  int64_t positions;  // all of them, M
+  int64_t length;     // of one row: M where samples join to one
+  int64_t tiles;
+  int channels, groups, group_channels, components;
+  int channel_lanes, channel_warps, position_warps, block_groups;
+  int channel_blocks, chunks;  // the grid
+  int tile_positions;
+  int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
+  int slots;          // tiles that fit the block's shared memory
+  bool resident;      // tiles stay in their slots between sweeps
+  RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
+  bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
+};
+
+MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }
+MIXNORM_HOST_DEVICE int warps(const Geometry& g) {
+  return g.block_groups * g.channel_warps * g.position_warps;
+}
+
+// Tiles in flight while another is worked on, and that one.
+constexpr int kStages = 3;
+
+// What a thread holds of a tile, and how many threads there may be: 2 K sums a channel and K
+// log-odds a position have to fit its registers, beside the addresses of single elements.
+template <class T, int K>
+constexpr int kChannels = sizeof(T) == 4 ? (K > 8 ? 2 : 4) : (K > 4 ? 1 : 2);
+template <class T, int K, Access kAccess>
+constexpr int kPositions = kAccess != Access::kElements ? 4
+                           : sizeof(T) == 8 && K > 4    ? 1
+                                                        : 2;
+template <class T, int K>
+constexpr int kMaxThreads = K <= 3 && sizeof(T) == 4 ? 512 : 256;
+
+constexpr int kMixtureThreads = 256;
+
+// Rows of the table of coefficients (tables.cuh).
+constexpr int table_rows(int components) { return 9 * components - 2; }
+
+// Shared memory behind the tiles, in elements of the accumulation type.
+struct ScratchSizes {
+  int64_t exchange, weights, masses, constants;
+  MIXNORM_HOST_DEVICE int64_t total() const { return exchange + 2 * weights + masses + constants; }
+};
+
+// channels: kChannels of a thread.
+MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components, int channels) {
+  const auto most = [](int64_t a, int64_t b) { return a > b ? a : b; };
+  const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
+  const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
+  const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
+  const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;
+  return {(most(most(logits, sums), merge) + 3) / 4 * 4, (weights + 3) / 4 * 4,
+          int64_t(components) * warps(g),
+          int64_t(components) * g.block_groups * 2 * (1 + g.channel_warps)};
+}
+
+}  // namespace mixnorm::cuda

@@ -1,0 +1,92 @@
+// Work on columns between the sweeps, shared out among all blocks: sums over the chunks, in double
+// and in fixed order, whatever the grid.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/geometry.h"
+
+namespace mixnorm::cuda {
+
+// A block's threads as `depth` lanes for each of `width` units of work.
+class Lanes {
+ public:
+  // terms: what a unit adds up.
+  __device__ Lanes(int64_t terms, double* buffer) : buffer_(buffer) {
+    while (depth < 32 && depth < terms) depth *= 2;
+    width = 1;
+    while (width * 2 * depth <= static_cast<int>(blockDim.x)) width *= 2;
+    unit = threadIdx.x % width;
+    lane = threadIdx.x / width;
+  }
+
+  // Totals over the lanes, valid in lane 0. Every thread of the block must take part.
+  template <int N>
+  __device__ void sum(double (&values)[N]) const {
+    if (depth == 1) return;
+    const int stride = width * depth;
+    if (lane < depth) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) buffer_[i * stride + lane * width + unit] = values[i];
+    }
+    __syncthreads();
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        for (int j = 1; j < depth; ++j) values[i] += buffer_[i * stride + j * width + unit];
+      }
+    }
+    __syncthreads();
+  }
+
+  int width, depth = 1;
+  int unit, lane;  // the thread's; threads with lane >= depth are idle
+
+ private:
+  double* buffer_;  // [3][width * depth]
+};
+
+// A thread's column in the round that starts at `first`.
+struct Column {
+  int index, group, channel;
+  bool exists;  // not padding, not past the end
+  bool first_of_group;
+
+  __device__ Column(const Geometry& g, int index) : index(index) {
+    group = index / g.group_columns;
+    const int within = index - group * g.group_columns;
+    channel = group * g.group_channels + within;
+    exists = group < g.groups && within < g.group_channels;
+    first_of_group = within == 0;
+  }
+};
+
+// Calls f(column) in all threads of the block, round by round.
+template <class F>
+__device__ void for_columns(const Geometry& g, const Lanes& lanes, F&& f) {
+  for (int first = blockIdx.x * lanes.width; first < columns(g); first += gridDim.x * lanes.width) {
+    f(Column(g, first + lanes.unit));
+  }
+}
+
+// What the chunks left: sums [chunks][2 K][columns], masses [chunks][groups][K].
+template <class T>
+struct Partials {
+  T* sums;
+  T* masses;
+};
+
+// The thread's share of the sum over chunks of from[chunk * stride].
+template <class T>
+__device__ double chunk_share(const Geometry& g, const Lanes& lanes, const T* from,
+                              int64_t stride) {
+  double sum = 0;
+  if (lanes.lane >= lanes.depth) return sum;
+#pragma unroll 4
+  for (int chunk = lanes.lane; chunk < g.chunks; chunk += lanes.depth) {
+    sum += static_cast<double>(from[chunk * stride]);
+  }
+  return sum;
+}
+
+}  // namespace mixnorm::cuda

@@ -1,0 +1,45 @@
+// y = sum_k nu_k (scale_k x' + offset_k), tile by tile.
+#pragma once
+
+#include "cuda/posterior.cuh"
+
+namespace mixnorm::cuda {
+
+template <class S, int K, Access kAccess, class T = accumulation_t<S>>
+__device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, const T* table,
+                          const Scratch<T, K>& scratch, unsigned char* slots, int sweep) {
+  using W = Walk<S, K, kAccess>;
+  constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
+  const W walk(g, slots, sweep);
+  const auto& place = walk.place;
+  const Coefficients<T, K, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, place.column);
+  const Coefficients<T, K, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(table,
+                                                                                  place.column);
+  sum_odds_constants<K>(g, place, table, scratch);
+  const Tensor tensors[] = {x};
+  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+    T values[kOwned][kHeld];
+    W::Tiles::read(slot, values);
+    centre(values, rows.row(Row<K>::kShift));
+    if constexpr (K > 1) {
+      responsibilities<K>(g, place, values, rows, position, scratch, static_cast<T*>(nullptr));
+    }
+    T out[kOwned][kHeld] = {};
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      T nu[kHeld];
+      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
+      const auto scale = output.row(Row<K>::scale(k)), offset = output.row(Row<K>::offset(k));
+#pragma unroll
+      for (int c = 0; c < kOwned; ++c) {
+#pragma unroll
+        for (int r = 0; r < kHeld; ++r) {
+          out[c][r] += nu[r] * (scale.value[c] * values[c][r] + offset.value[c]);
+        }
+      }
+    }
+    W::Tiles::write(g, place, y, cursor, position, out);
+  });
+}
+
+}  // namespace mixnorm::cuda

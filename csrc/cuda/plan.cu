@@ -1,0 +1,276 @@
+#include "cuda/plan.h"
+
+#include <algorithm>
+
+namespace mixnorm::cuda {
+namespace {
+
+// Blocks of one multiprocessor, at most: what the workspace is sized for.
+constexpr int kMaxBlocks = 4;
+// Warps of a block where the channels of a group leave the choice.
+constexpr int kWarps = 8;
+// A chunk of fewer positions than this times K writes sums of the size of its x.
+constexpr int kChunkPositions = 16;
+// Tiles of a block per tile that stays: beyond, residency saves too little to pay for the lower
+// occupancy of a block that takes all the shared memory.
+constexpr int kMaxOverflow = 4;
+// Shared memory that the driver takes for itself from every block.
+constexpr int kReservedBytes = 1024;
+
+constexpr const char* kTooWide = "a group has more channels than the threads of a block can hold";
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int size_of(Scalar scalar) {
+  return scalar == Scalar::kDouble ? 8 : scalar == Scalar::kFloat ? 4 : 2;
+}
+
+struct Held {
+  int channels, positions, max_threads;
+};
+
+template <class T, int K>
+Held held(Access access) {
+  return {kChannels<T, K>,
+          access == Access::kElements ? kPositions<T, K, Access::kElements>
+                                      : kPositions<T, K, Access::kPositions>,
+          kMaxThreads<T, K>};
+}
+
+Held held(Scalar scalar, int compiled, Access access) {
+  if (scalar == Scalar::kDouble) {
+    return compiled > 4 ? held<double, 8>(access) : held<double, 4>(access);
+  }
+  return compiled > 8   ? held<float, 16>(access)
+         : compiled > 3 ? held<float, 8>(access)
+                        : held<float, 3>(access);
+}
+
+Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
+
+bool in_vectors(int64_t a) { return a % 4 == 0; }
+
+Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar scalar) {
+  if (scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
+  bool channels = g.length == g.positions && in_vectors(g.group_channels), positions = true;
+  for (int t = 0; t < count; ++t) {
+    const Strides& s = tensors[t].strides;
+    const bool aligned = reinterpret_cast<uintptr_t>(tensors[t].data) % (4 * size_of(scalar)) == 0;
+    channels = channels && aligned && s.c == 1 && in_vectors(s.l);
+    positions = positions && aligned && s.l == 1 && in_vectors(g.length) && in_vectors(s.n) &&
+                in_vectors(s.c);
+  }
+  return channels ? Access::kChannels : positions ? Access::kPositions : Access::kElements;
+}
+
+}  // namespace
+
+int compiled_components(Scalar scalar, Access access, int64_t components) {
+  if (scalar == Scalar::kDouble) return components > 4 ? 8 : 4;
+  if (access == Access::kElements) return components > 8 ? 16 : components > 3 ? 8 : 3;
+  return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
+}
+
+int64_t max_components(Scalar scalar) {
+  return scalar == Scalar::kDouble ? 8 : device::kMaxComponents;
+}
+
+int64_t max_group_channels(Scalar scalar, int64_t components) {
+  const Held most =
+      held(scalar, compiled_components(scalar, Access::kElements, components), Access::kElements);
+  return int64_t(most.channels) * most.max_threads;
+}
+
+Tensor flattened(const Geometry& g, const Input& x) {
+  if (g.length != g.positions || x.batch == 1) return {x.data, strides_of(x)};
+  // One row: the next position of a sample of one position is the next sample's.
+  return {x.data, {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l}};
+}
+
+Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
+  return flattened(
+      g, {y.data, x.scalar, x.batch, x.channels, x.length, y.stride_n, y.stride_c, y.stride_l});
+}
+
+Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
+        const DeviceLimits& limits, int max_threads) {
+  Cut cut{};
+  if (components < 1 || components > max_components(x.scalar)) {
+    cut.reason = "more components than are compiled";
+    return cut;
+  }
+  Geometry& g = cut.geometry;
+  g.positions = x.batch * x.length;
+  g.channels = int(x.channels);
+  g.groups = int(groups);
+  g.group_channels = int(x.channels / groups);
+  g.components = int(components);
+
+  const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
+  const bool joined =
+      x.batch <= 1 ||
+      (joins(strides_of(x)) && std::all_of(others.begin(), others.end(),
+                                           [&](const Tensor& t) { return joins(t.strides); }));
+  g.length = std::max<int64_t>(1, joined ? g.positions : x.length);
+
+  Tensor tensors[4] = {flattened(g, x)};
+  int count = 1;
+  for (const Tensor& t : others) {
+    tensors[count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length, t.strides.n,
+                                     t.strides.c, t.strides.l});
+  }
+  cut.access = access_of(g, tensors, count, x.scalar);
+  cut.compiled = compiled_components(x.scalar, cut.access, components);
+  cut.allocated = compiled_components(x.scalar, Access::kElements, components);
+  const Held hold = held(x.scalar, cut.compiled, cut.access);
+
+  const int max_warps = (max_threads > 0 ? max_threads : hold.max_threads) / 32;
+  int64_t lanes = ceil_div(g.group_channels, hold.channels);
+  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
+  g.channel_lanes = 1;
+  const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
+  while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
+  while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
+  while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
+  g.channel_warps = channel_warps();
+  if (g.channel_warps > max_warps) {
+    cut.reason = kTooWide;
+    return cut;
+  }
+  cut.supported = true;
+  g.group_columns = g.channel_warps * g.channel_lanes * hold.channels;
+  g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
+  g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
+  g.position_warps = 1;
+  const auto tile_positions = [&] {
+    return 32 / g.channel_lanes * g.position_warps * hold.positions;
+  };
+  // Wider tiles where every multiprocessor still gets one.
+  while (g.position_warps * 2 * g.channel_warps * g.block_groups <= kWarps &&
+         g.positions / (2 * tile_positions()) * g.channel_blocks >= limits.multiprocessors) {
+    g.position_warps *= 2;
+  }
+  g.tile_positions = tile_positions();
+  g.tiles = ceil_div(g.positions, g.tile_positions);
+
+  g.channel_runs = tensors[0].strides.c == 1 && tensors[0].strides.l != 1;
+  g.lane_step = row_step(tile_positions() / hold.positions, g.length);
+
+  const int multiprocessors = limits.multiprocessors;
+  const int64_t one_each = std::max(1, multiprocessors / g.channel_blocks);
+  const int64_t most = std::max(1, kMaxBlocks * multiprocessors / g.channel_blocks);
+  const int64_t worth = g.positions / (kChunkPositions * components);
+  cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
+  const int threads = 32 * warps(g);
+  cut.slot_bytes = int64_t(hold.channels) * hold.positions * threads * size_of(x.scalar);
+  cut.scratch_bytes =
+      scratch_sizes(g, cut.compiled, hold.channels).total() * (size_of(x.scalar) == 8 ? 8 : 4);
+  return cut;
+}
+
+Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+          Family family) {
+  Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
+  if (!cut.supported) return p;
+  Geometry& g = p.geometry;
+  p.threads = 32 * warps(g);
+  const int64_t slot = cut.slot_bytes * tensors;
+  const auto occupancy = [&](size_t bytes) {
+    int blocks = 0;
+    if (bytes > size_t(limits.shared_memory_per_block)) return 0;
+    p.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+    if (p.error == cudaSuccess) {
+      p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
+    }
+    return p.error == cudaSuccess ? blocks : 0;
+  };
+  const auto chunks_of = [&](int blocks) {
+    const int64_t room = int64_t(blocks) * limits.multiprocessors / g.channel_blocks;
+    return int(std::max<int64_t>(1, std::min({room, int64_t(cut.max_chunks), g.tiles})));
+  };
+
+  p.reason = "no cooperative launch here";
+  for (int blocks = 2; limits.cooperative_launch && family != Family::kStreaming && blocks > 0;
+       --blocks) {
+    const int64_t room =
+        std::min<int64_t>(limits.shared_memory_per_block,
+                          limits.shared_memory_per_multiprocessor / blocks - kReservedBytes);
+    const int64_t fit = (room - cut.scratch_bytes) / slot;
+    g.chunks = chunks_of(blocks);
+    const int64_t tiles = ceil_div(g.tiles, g.chunks);
+    g.slots = int(std::min(std::max<int64_t>(tiles, 1), fit));
+    p.blocks = g.chunks * g.channel_blocks;
+    p.shared_memory = g.slots * slot + cut.scratch_bytes;
+    p.reason = "more groups of channels than blocks at once";
+    if (p.blocks > blocks * limits.multiprocessors) continue;
+    p.reason = "too little shared memory";
+    if (g.slots < 1 || (g.slots < tiles && g.slots <= kStages)) continue;
+    if (occupancy(p.shared_memory) < blocks) continue;
+    p.reason = "most of the tensor would not fit";
+    if (family == Family::kAuto && tiles > kMaxOverflow * g.slots) continue;
+    g.resident = true;
+    p.family = Family::kResident;
+    p.reason = g.slots < tiles ? "a part of the tensor fits the shared memory"
+                               : "the tensor fits the shared memory";
+    p.error = cudaSuccess;
+    return p;
+  }
+  if (family == Family::kResident) {
+    p.error = cudaErrorNotSupported;
+    return p;
+  }
+
+  g.resident = false;
+  g.slots = kStages;
+  p.family = Family::kStreaming;
+  p.shared_memory = g.slots * slot + cut.scratch_bytes;
+  const int blocks = occupancy(p.shared_memory);
+  if (blocks == 0) {
+    if (p.error == cudaSuccess) p.error = cudaErrorNotSupported;
+    p.reason = "too little shared memory";
+    return p;
+  }
+  g.chunks = chunks_of(blocks);
+  p.blocks = g.chunks * g.channel_blocks;
+  if (family == Family::kStreaming) p.reason = "asked for";
+  return p;
+}
+
+Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
+                     const DeviceLimits& limits, Family family) {
+  const Cut c = cut(x, {}, components, groups, limits);
+  Description d{};
+  d.reason = c.reason;
+  if (!c.supported) return d;
+  const bool forward = direction == Direction::kForward;
+  const void* const kernel =
+      forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
+  const Plan p = plan(c, kernel, forward ? 1 : 2, limits, family);
+  d.reason = p.reason;
+  if (p.error != cudaSuccess) return d;
+  const int64_t tiles = ceil_div(p.geometry.tiles, p.geometry.chunks);
+  const bool fits = p.geometry.resident && tiles <= p.geometry.slots;
+  const int64_t kept = fits ? tiles : p.geometry.resident ? p.geometry.slots - kStages : 0;
+  return {true,  p.family, c.access,        p.threads, p.blocks, p.geometry.tile_positions,
+          tiles, kept,     p.shared_memory, p.reason};
+}
+
+cudaError_t device_limits(int device, DeviceLimits* limits) {
+  int cooperative = 0;
+  const auto read = [device](cudaDeviceAttr attribute, int* value) {
+    return cudaDeviceGetAttribute(value, attribute, device);
+  };
+  cudaError_t error = read(cudaDevAttrMultiProcessorCount, &limits->multiprocessors);
+  if (error == cudaSuccess) {
+    error = read(cudaDevAttrMaxSharedMemoryPerBlockOptin, &limits->shared_memory_per_block);
+  }
+  if (error == cudaSuccess) {
+    error = read(cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                 &limits->shared_memory_per_multiprocessor);
+  }
+  if (error == cudaSuccess) error = read(cudaDevAttrCooperativeLaunch, &cooperative);
+  limits->cooperative_launch = cooperative != 0;
+  return error;
+}
+
+}  // namespace mixnorm::cuda

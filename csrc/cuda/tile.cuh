@@ -1,0 +1,129 @@
+// A thread's part of a tile: from global memory to its own slots of shared memory, from there to
+// registers, and results back. No two threads share a byte of a slot, so tiles need no barriers,
+// and every access to shared memory is free of bank conflicts, whatever the layout.
+#pragma once
+
+#include "cuda/chunk.cuh"
+#include "cuda/thread.cuh"
+
+namespace mixnorm::cuda {
+
+// A position as (sample, place in its row), moved by constant steps without divisions.
+struct Cursor {
+  int64_t n, l;
+
+  __device__ Cursor(int64_t position, int64_t length) {
+    const RowStep from_start = row_step(position, length);
+    n = from_start.n;
+    l = from_start.l;
+  }
+  __device__ __forceinline__ void move(const RowStep& step, int64_t length) {
+    n += step.n;
+    l += step.l;
+    if (l >= length) {
+      l -= length;
+      ++n;
+    }
+  }
+  __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
+};
+
+template <class S, int K, Access kAccess>
+struct TileAccess {
+  using T = accumulation_t<S>;
+  static constexpr int kOwned = kChannels<T, K>;
+  static constexpr int kHeld = kPositions<T, K, kAccess>;
+  static constexpr int kWidth = kAccess == Access::kElements ? 1 : 4;
+  static constexpr int kChunks = kOwned * kHeld / kWidth;
+  using Chunk = raw_t<S, kWidth>;
+  using Place = Thread<kAccess, kOwned, kHeld>;
+  static_assert(kAccess == Access::kElements || (kOwned == kWidth && kHeld == kWidth),
+                "one chunk a channel or position");
+
+  __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
+
+  // Calls f(chunk, element offset, exists) for every chunk of the thread. `position`: of the tile.
+  template <class F>
+  __device__ static __forceinline__ void for_chunks(const Geometry& g, const Place& place,
+                                                    const Strides& s, Cursor cursor,
+                                                    int64_t position, F&& f) {
+    const int64_t channels = place.channel * s.c;
+    if constexpr (kAccess == Access::kPositions) {
+      const int64_t offset = channels + cursor.offset(s);
+      const bool inside = position + place.position(0) < g.positions;
+#pragma unroll
+      for (int c = 0; c < kOwned; ++c) f(c, offset + c * s.c, inside && c < place.owned);
+    } else if constexpr (kAccess == Access::kChannels) {
+      // Samples are joined: a position is its place in the one row.
+      const int64_t offset = channels + (position + place.position(0)) * s.l;
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        const bool inside = position + place.position(r) < g.positions;
+        f(r, offset + r * s.l, inside && place.owned == kOwned);
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        const int64_t offset = channels + cursor.offset(s);
+        const bool inside = position + place.position(r) < g.positions;
+#pragma unroll
+        for (int c = 0; c < kOwned; ++c) {
+          f(c * kHeld + r, offset + c * s.c, inside && c < place.owned);
+        }
+        cursor.move(g.lane_step, g.length);
+      }
+    }
+  }
+
+  __device__ static __forceinline__ Chunk* chunk_at(unsigned char* slot, int chunk) {
+    return reinterpret_cast<Chunk*>(slot) + chunk * blockDim.x + threadIdx.x;
+  }
+
+  __device__ static __forceinline__ void copy(const Geometry& g, const Place& place,
+                                              const Tensor& tensor, const Cursor& cursor,
+                                              int64_t position, unsigned char* slot) {
+    const S* const data = static_cast<const S*>(tensor.data);
+    for_chunks(g, place, tensor.strides, cursor, position,
+               [&](int chunk, int64_t offset, bool exists) {
+                 copy_async(chunk_at(slot, chunk), data + offset, exists);
+               });
+  }
+
+  __device__ static __forceinline__ void read(unsigned char* slot, T (&x)[kOwned][kHeld]) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      T values[kWidth];
+      unpack<S, kWidth>(*chunk_at(slot, chunk), values);
+#pragma unroll
+      for (int w = 0; w < kWidth; ++w) x[channel_of(chunk, w)][position_of(chunk, w)] = values[w];
+    }
+  }
+
+  __device__ static __forceinline__ void write(const Geometry& g, const Place& place,
+                                               const Tensor& tensor, const Cursor& cursor,
+                                               int64_t position, const T (&y)[kOwned][kHeld]) {
+    S* const data = static_cast<S*>(const_cast<void*>(tensor.data));
+    for_chunks(g, place, tensor.strides, cursor, position,
+               [&](int chunk, int64_t offset, bool exists) {
+                 T values[kWidth];
+#pragma unroll
+                 for (int w = 0; w < kWidth; ++w) {
+                   values[w] = y[channel_of(chunk, w)][position_of(chunk, w)];
+                 }
+                 // Read by another kernel if at all: keep the cache for x.
+                 if (exists) {
+                   __stcs(reinterpret_cast<Chunk*>(data + offset), pack<S, kWidth>(values));
+                 }
+               });
+  }
+
+ private:
+  __device__ static constexpr int channel_of(int chunk, int w) {
+    return kAccess == Access::kPositions ? chunk : kAccess == Access::kChannels ? w : chunk / kHeld;
+  }
+  __device__ static constexpr int position_of(int chunk, int w) {
+    return kAccess == Access::kPositions ? w : kAccess == Access::kChannels ? chunk : chunk % kHeld;
+  }
+};
+
+}  // namespace mixnorm::cuda

@@ -1,0 +1,254 @@
+// The forward kernels, emulated: every family, layout and element type against the formulas.
+#include <cstdio>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "cuda/evaluate.h"
+#include "cuda/forward.h"
+#include "cuda/moments.h"
+#include "cuda/plan.h"
+#include "emulation/omission.h"
+#include "tests/cuda_problem.h"
+
+namespace {
+
+using namespace mixnorm::tests;
+using mixnorm::cuda::Affine;
+using mixnorm::cuda::BatchMoments;
+using mixnorm::cuda::DeviceLimits;
+using mixnorm::cuda::Family;
+using mixnorm::cuda::Launch;
+using mixnorm::cuda::Mixture;
+
+DeviceLimits limits() {
+  DeviceLimits limits{};
+  CHECK(mixnorm::cuda::device_limits(0, &limits) == cudaSuccess);
+  return limits;
+}
+
+struct Tolerance {
+  double statistics, output;
+};
+template <class S>
+Tolerance tolerance() {
+  // Output: two rounding steps of the element type. Statistics are of the accumulation type.
+  if (sizeof(S) == 8) return {1e-12, 1e-12};
+  if (sizeof(S) == 4) return {2e-6, 2e-6};
+  return {2e-6, std::is_same_v<S, __half> ? 1.0 / 1024 : 1.0 / 128};
+}
+
+// What one run gives, and whether it could run.
+template <class T>
+struct Result {
+  bool ran;
+  std::vector<T> mass, mean, var, final_lambda, final_mu, final_sigma;
+  Vector y;
+};
+
+template <class S, class T = typename Element<S>::T>
+Result<T> run(const Model& m, const Shape& s, Layout layout, Family family, int64_t em_iters) {
+  Array<S> x(s, layout), y(s, layout);
+  Vector values = m.x;
+  x.store(values);
+  const int64_t GK = s.groups * s.components, KC = s.components * s.channels;
+  const auto lambda = as<T>(m.lambda), mu = as<T>(m.mu), sigma = as<T>(m.sigma);
+  const auto gamma = as<T>(m.gamma), beta = as<T>(m.beta);
+  Result<T> r{false,
+              unwritten<T>(GK),
+              unwritten<T>(KC),
+              unwritten<T>(KC),
+              unwritten<T>(GK),
+              unwritten<T>(KC),
+              unwritten<T>(KC),
+              {}};
+  const DeviceLimits device = limits();
+  PoisonedWorkspace workspace(
+      mixnorm::cuda::forward_workspace(x.input(), s.components, s.groups, device));
+  const mixnorm::cuda::ForwardArguments<T> arguments{
+      s.components,
+      s.groups,
+      {lambda.data(), mu.data(), sigma.data()},
+      {gamma.data(), s.channels, beta.data(), s.channels},
+      m.eps,
+      em_iters,
+      true,
+      y.output(),
+      {r.mass.data(), r.mean.data(), r.var.data()},
+      {r.final_lambda.data(), r.final_mu.data(), r.final_sigma.data()}};
+  const Launch launch{device, nullptr, workspace.get(), family};
+  const cudaError_t error = mixnorm::cuda::launch_forward<T>(x.input(), arguments, launch);
+  r.ran = error == cudaSuccess;
+  if (!r.ran) std::fprintf(stderr, "forward: %s\n", cudaGetErrorString(error));
+  (void)cudaGetLastError();
+  r.y = y.load();
+  return r;
+}
+
+template <class S>
+void check(const Shape& s, Layout layout, Family family, int64_t em_iters, double offset = 0.5) {
+  using T = typename Element<S>::T;
+  static unsigned seed = 0;
+  Model m = random_model(s, offset, ++seed);
+  mixnorm::emulation::schedule_seed() = seed;
+  Array<S>(s, layout).store(m.x);
+  const Result<T> r = run<S>(m, s, layout, family, em_iters);
+  CHECK(r.ran);
+  for (int64_t i = 0; i < em_iters; ++i) em_step(m);
+  const Vector nu = posterior(m);
+  const Moments moments = mixnorm::tests::moments(m, nu);
+  const Tolerance t = tolerance<S>();
+  const double scale = 1 + em_iters;
+  const int before = failures;
+  CHECK_NEAR(distance(r.mass, moments.mass), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.mean, moments.mean), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.var, moments.var), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_lambda, m.lambda), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_mu, m.mu), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.final_sigma, m.sigma), 0, t.statistics * scale);
+  CHECK_NEAR(distance(r.y, normalize(m, nu, moments.mean, moments.var)), 0, t.output * scale);
+  if (failures != before) {
+    std::fprintf(stderr, "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d em=%ld size=%zu\n",
+                 s.batch, s.channels, s.length, s.components, s.groups, int(layout), int(family),
+                 em_iters, sizeof(S));
+  }
+}
+
+// Results do not depend on how blocks and threads take turns: the same bits under every schedule.
+void check_schedules() {
+  const Shape s{3, 40, 50, 3, 1};
+  const Model m = random_model(s, 0.5, 7);
+  for (const Family family : {Family::kStreaming, Family::kResident}) {
+    mixnorm::emulation::schedule_seed() = 0;
+    const auto first = run<float>(m, s, Layout::kPositions, family, 1);
+    CHECK(first.ran);
+    for (int seed = 1; seed < 4; ++seed) {
+      mixnorm::emulation::schedule_seed() = seed;
+      const auto other = run<float>(m, s, Layout::kPositions, family, 1);
+      CHECK(other.y == first.y && other.mean == first.mean && other.var == first.var);
+    }
+  }
+}
+
+// One multiprocessor whose shared memory holds few of the tiles: the others are read again.
+void check_overflow() {
+  auto& device = mixnorm::emulation::device();
+  const auto whole = device;
+  device.multiprocessors = 1;
+  device.shared_memory_per_block_optin = 120 << 10;
+  const Shape shapes[] = {{1, 8, 8192, 3, 1}, {3, 8, 3000, 3, 2}};
+  for (const Shape& s : shapes) {
+    Array<float> x(s, Layout::kPositions);
+    const auto d = mixnorm::cuda::describe(mixnorm::cuda::Direction::kForward, x.input(),
+                                           s.components, s.groups, limits(), Family::kResident);
+    CHECK(d.supported && d.resident_tiles > 0 && d.resident_tiles < d.tiles_per_block);
+    check<float>(s, Layout::kPositions, Family::kResident, 2);
+    check<float>(s, Layout::kChannels, Family::kResident, 1);
+  }
+  device = whole;
+}
+
+// |mean| / std of 1e4: sums of raw squares would lose every digit of the variance in float.
+void check_large_mean() {
+  const Shape s{4, 8, 500, 1, 1};
+  Model m = random_model(s, 1e4, 17);
+  Array<float>(s, Layout::kPositions).store(m.x);
+  const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 0);
+  const Moments expected = moments(m, posterior(m));
+  CHECK_NEAR(distance(r.var, expected.var), 0, 1e-4);
+  CHECK_NEAR(distance(r.y, normalize(m, posterior(m), expected.mean, expected.var)), 0, 1e-3);
+}
+
+void check_empty_batch() {
+  const Shape s{0, 4, 9, 3, 2};
+  const Model m = random_model(s, 0.5, 5);
+  for (const Family family : {Family::kStreaming, Family::kResident}) {
+    const auto r = run<float>(m, s, Layout::kPositions, family, 0);
+    CHECK(r.ran);
+    for (const float mass : r.mass) CHECK(mass == 0);
+    CHECK_NEAR(distance(r.mean, m.mu), 0, 1e-7);
+    for (const float var : r.var) CHECK(var == 0);
+  }
+}
+
+void check_nan_reaches_the_result() {
+  const Shape s{2, 4, 40, 3, 1};
+  Model m = random_model(s, 0.5, 6);
+  m.x[5] = std::numeric_limits<double>::quiet_NaN();
+  const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 0);
+  CHECK(r.ran && std::isnan(r.mean[0]) && std::isnan(r.y[0]));
+}
+
+// The places whose barrier or wait may be left out without a launch that fails or gives something
+// else; `all` collects the places there are.
+std::set<std::string> unnoticed(const Shape& s, std::set<std::string>& all) {
+  Model m = random_model(s, 0.5, 8);
+  Array<float>(s, Layout::kPositions).store(m.x);
+  Model after = m;
+  em_step(after);
+  const Vector nu = posterior(after);
+  const Moments batch = moments(after, nu);
+  const Vector expected = normalize(after, nu, batch.mean, batch.var);
+  const auto right = [&] {
+    const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 1);
+    return r.ran && distance(r.y, expected) < 1e-5 && distance(r.mass, batch.mass) < 1e-5;
+  };
+  (void)mixnorm::emulation::synchronization_places();
+  CHECK(right());
+  std::istringstream places(mixnorm::emulation::synchronization_places());
+  std::set<std::string> found;
+  for (std::string place; places >> place;) {
+    all.insert(place);
+    mixnorm::emulation::omit_synchronization(place);
+    bool noticed = false;
+    for (int seed = 0; seed < 8 && !noticed; ++seed) {
+      mixnorm::emulation::schedule_seed() = seed;
+      noticed = !right();
+    }
+    mixnorm::emulation::omit_synchronization("");
+    if (!noticed) found.insert(place);
+  }
+  return found;
+}
+
+// No barrier of the kernel is there for nothing: some problem needs it.
+void check_barriers() {
+  std::set<std::string> all;
+  const std::set<std::string> wide = unnoticed({2, 72, 96, 3, 1}, all);     // warps of channels
+  const std::set<std::string> narrow = unnoticed({2, 16, 512, 3, 1}, all);  // warps of positions
+  CHECK(all.size() >= 10);
+  for (const std::string& place : all) {
+    if (wide.count(place) == 0 || narrow.count(place) == 0) continue;
+    std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
+    CHECK(false);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const Family families[] = {Family::kStreaming, Family::kResident};
+  for (const Family family : families) {
+    for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+      check<float>({3, 8, 20, 3, 1}, layout, family, 0);
+      check<float>({2, 17, 9, 3, 1}, layout, family, 1);
+      check<float>({63, 3, 1, 2, 1}, layout, family, 0);
+      check<float>({1, 1, 4097, 3, 1}, layout, family, 2);
+      check<float>({1, 1000, 2, 3, 1}, layout, family, 0);
+      check<float>({2, 48, 36, 5, 3}, layout, family, 1);
+      check<float>({2, 20, 12, 1, 1}, layout, family, 0);
+      check<float>({5, 12, 7, 16, 4}, layout, family, 0);
+      check<float>({4, 16, 64, 4, 16}, layout, family, 1);
+      check<__half>({3, 8, 20, 3, 1}, layout, family, 0);
+      check<__nv_bfloat16>({3, 8, 20, 3, 1}, layout, family, 1);
+      check<double>({3, 9, 20, 3, 3}, layout, family, 1);
+    }
+  }
+  check_schedules();
+  check_barriers();
+  check_overflow();
+  check_large_mean();
+  check_empty_batch();
+  check_nan_reaches_the_result();
+  return mixnorm::tests::report("test_cuda_forward");
+}

@@ -1,0 +1,506 @@
+// The emulation runs kernels as a GPU may, and finds what a GPU may get wrong: sample kernels give
+// their results under every schedule, and each mistake planted in one is reported.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_pipeline_primitives.h>
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "cuda/grid_barrier.h"
+#include "cuda/launch.h"
+#include "cuda/shared_memory.h"
+#include "emulation/context.h"
+#include "emulation/device.h"
+#include "emulation/omission.h"
+#include "tests/check.h"
+
+namespace {
+
+using mixnorm::cuda::GridBarrier;
+using mixnorm::cuda::launch_kernel;
+
+constexpr int kSeeds = 10;
+
+// f() under several schedules.
+template <class F>
+void for_seeds(F&& f) {
+  for (int seed = 0; seed < kSeeds; ++seed) {
+    mixnorm::emulation::schedule_seed() = seed;
+    f();
+  }
+}
+
+bool mentions(cudaError_t error, const char* words) {
+  const std::string text = cudaGetErrorString(error);
+  (void)cudaGetLastError();
+  if (error != cudaSuccess && text.find(words) != std::string::npos) return true;
+  std::fprintf(stderr, "expected an error with \"%s\", found: %s\n", words, text.c_str());
+  return false;
+}
+
+void check_success(cudaError_t error) {
+  if (error != cudaSuccess) std::fprintf(stderr, "%s\n", cudaGetErrorString(error));
+  CHECK(error == cudaSuccess);
+}
+
+// The sum of each block's part of x: shuffles within a warp, shared memory between the warps.
+template <bool kBarrier>
+__global__ void block_sum_kernel(const float* x, int per_block, float* sums) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  float* warp_sums = reinterpret_cast<float*>(memory);
+  float sum = 0;
+  for (int i = threadIdx.x; i < per_block; i += blockDim.x) {
+    sum += x[static_cast<size_t>(blockIdx.x) * per_block + i];
+  }
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
+  if (kBarrier) __syncthreads();
+  if (threadIdx.x == 0) {
+    for (unsigned w = 1; w < blockDim.x / 32; ++w) sum += warp_sums[w];
+    sums[blockIdx.x] = sum;
+  }
+}
+
+void test_reduction() {
+  constexpr int kBlocks = 7, kPerBlock = 500;
+  std::vector<float> x(kBlocks * kPerBlock);
+  std::iota(x.begin(), x.end(), 0.0f);
+  bool noticed = true;
+  for_seeds([&] {
+    std::vector<float> sums(kBlocks, NAN), wrong(kBlocks, NAN);
+    check_success(launch_kernel(block_sum_kernel<true>, kBlocks, 128, 16, false, nullptr, x.data(),
+                                kPerBlock, sums.data()));
+    for (int b = 0; b < kBlocks; ++b) {
+      const float first = x[b * kPerBlock], last = x[(b + 1) * kPerBlock - 1];
+      CHECK(sums[b] == (first + last) / 2 * kPerBlock);  // exact: all sums are below 2^24
+    }
+    check_success(launch_kernel(block_sum_kernel<false>, kBlocks, 128, 16, false, nullptr, x.data(),
+                                kPerBlock, wrong.data()));
+    noticed = noticed && wrong != sums;
+  });
+  CHECK(noticed);
+  // The same by leaving the barrier out of the kernel that has it.
+  const std::string place = mixnorm::emulation::synchronization_places();
+  CHECK(place.find("test_emulation.cpp:") == 0 && place.find(' ') == std::string::npos);
+  mixnorm::emulation::omit_synchronization(place);
+  for_seeds([&] {
+    std::vector<float> sums(kBlocks, NAN);
+    check_success(launch_kernel(block_sum_kernel<true>, kBlocks, 128, 16, false, nullptr, x.data(),
+                                kPerBlock, sums.data()));
+    CHECK(sums[0] != (x[0] + x[kPerBlock - 1]) / 2 * kPerBlock);
+  });
+  mixnorm::emulation::omit_synchronization("");
+}
+
+// The maximum of each warp's values, round after round through the same shared memory: one barrier
+// before it is read and one before it is written again.
+template <bool kBarrier>
+__global__ void reuse_kernel(int rounds, int* sums) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  int* parts = reinterpret_cast<int*>(memory);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  for (int round = 0; round < rounds; ++round) {
+    if (kBarrier) __syncthreads();
+    int value = 100 * round + warp;
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      value = max(value, __shfl_xor_sync(~0u, value, lanes));
+    }
+    if (threadIdx.x % 32 == 0) parts[warp] = value;
+    __syncthreads();
+    if (threadIdx.x == 0) sums[round] = parts[0] + parts[1] + parts[2] + parts[3];
+  }
+}
+
+void test_reuse() {
+  constexpr int kRounds = 6;
+  for_seeds([&] {
+    std::vector<int> right(kRounds), wrong(kRounds);
+    check_success(
+        launch_kernel(reuse_kernel<true>, 1, 128, 16, false, nullptr, kRounds, right.data()));
+    for (int round = 0; round < kRounds; ++round) CHECK(right[round] == 400 * round + 6);
+    check_success(
+        launch_kernel(reuse_kernel<false>, 1, 128, 16, false, nullptr, kRounds, wrong.data()));
+    CHECK(wrong != right);
+  });
+}
+
+struct WarpResults {
+  int up, down, exclusive_or, broadcast, segment_down;
+  unsigned ballot, half_ballot;
+  int any, all, count, either, both;
+};
+
+__global__ void warp_kernel(WarpResults* results) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  WarpResults r{};
+  r.up = __shfl_up_sync(~0u, lane, 3);
+  r.down = __shfl_down_sync(~0u, lane, 3);
+  r.exclusive_or = __shfl_xor_sync(~0u, lane, 5);
+  r.broadcast = __shfl_sync(~0u, lane, 7);
+  r.segment_down = __shfl_down_sync(~0u, lane, 2, 8);
+  r.ballot = __ballot_sync(~0u, lane % 3 == 0);
+  // The two halves of the warp each on their own.
+  const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;
+  r.half_ballot = __ballot_sync(half, lane % 2 == 0);
+  __syncwarp();
+  r.any = __any_sync(~0u, lane == 31);
+  r.all = __all_sync(~0u, lane < 31);
+  r.count = __syncthreads_count(lane == 0);
+  r.either = __syncthreads_or(threadIdx.x == 5);
+  r.both = __syncthreads_and(threadIdx.x != 5);
+  results[threadIdx.x] = r;
+}
+
+void test_warp_operations() {
+  for_seeds([&] {
+    std::vector<WarpResults> results(96);
+    check_success(launch_kernel(warp_kernel, 1, 96, 0, false, nullptr, results.data()));
+    for (int t = 0; t < 96; ++t) {
+      const int lane = t % 32;
+      const WarpResults& r = results[t];
+      CHECK(r.up == (lane < 3 ? lane : lane - 3));
+      CHECK(r.down == (lane + 3 < 32 ? lane + 3 : lane));
+      CHECK(r.exclusive_or == (lane ^ 5));
+      CHECK(r.broadcast == 7);
+      CHECK(r.segment_down == (lane % 8 < 6 ? lane + 2 : lane));
+      CHECK(r.ballot == 0x49249249u);
+      CHECK(r.half_ballot == (lane < 16 ? 0x5555u : 0x55550000u));
+      CHECK(r.any == 1 && r.all == 0 && r.count == 3 && r.either == 1 && r.both == 0);
+    }
+  });
+}
+
+// x doubled, through two buffers of shared memory that are filled ahead.
+template <int kPending>
+__global__ void double_buffer_kernel(const float4* x, int tiles, float4* y) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  float4* stages = reinterpret_cast<float4*>(memory);
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  const auto fill = [&](int tile) {
+    if (tile < tiles) {
+      __pipeline_memcpy_async(&stages[tile % 2 * threads + thread], &x[tile * threads + thread],
+                              sizeof(float4));
+    }
+    __pipeline_commit();
+  };
+  fill(0);
+  for (int tile = 0; tile < tiles; ++tile) {
+    fill(tile + 1);
+    __pipeline_wait_prior(kPending);
+    __syncthreads();
+    // Another thread's element: the barriers are needed.
+    const float4 v = stages[tile % 2 * threads + threads - 1 - thread];
+    y[tile * threads + threads - 1 - thread] = float4{2 * v.x, 2 * v.y, 2 * v.z, 2 * v.w};
+    __syncthreads();
+  }
+}
+
+void test_async_copies() {
+  constexpr int kTiles = 5, kThreads = 64;
+  std::vector<float4> x(kTiles * kThreads);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = float4{float(i), 1, 2, 3};
+  for_seeds([&] {
+    for (int pending : {1, 2}) {
+      std::vector<float4> y(x.size(), float4{0, 0, 0, 0});
+      const auto kernel = pending == 1 ? double_buffer_kernel<1> : double_buffer_kernel<2>;
+      check_success(launch_kernel(kernel, 1, kThreads, 2 * kThreads * sizeof(float4), false,
+                                  nullptr, x.data(), kTiles, y.data()));
+      int right = 0;
+      for (size_t i = 0; i < x.size(); ++i) right += y[i].x == 2 * x[i].x && y[i].w == 6;
+      // With one copy too many in flight nothing has arrived.
+      CHECK(pending == 1 ? right == kTiles * kThreads : right == 0);
+    }
+  });
+}
+
+// Each block adds its number to a sum of all the others' numbers, in rounds.
+__global__ void grid_kernel(unsigned* counter, const int rounds, int* numbers, int* sums) {
+  GridBarrier barrier(counter);
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  for (int round = 0; round < rounds; ++round) {
+    if (threadIdx.x == 63) numbers[block] = block + round;
+    barrier.arrive_and_wait();
+    int sum = 0;
+    for (int b = threadIdx.x; b < blocks; b += 32) sum += __ldcg(&numbers[b]);
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+    if (threadIdx.x == 0) sums[round * blocks + block] = sum;
+    barrier.arrive_and_wait();
+  }
+}
+
+void test_grid_barrier() {
+  constexpr int kBlocks = 40, kRounds = 3;
+  for_seeds([&] {
+    unsigned counter = 0;
+    std::vector<int> numbers(kBlocks), sums(kBlocks * kRounds, -1);
+    check_success(launch_kernel(grid_kernel, kBlocks, 64, 0, true, nullptr, &counter, kRounds,
+                                numbers.data(), sums.data()));
+    for (int i = 0; i < kBlocks * kRounds; ++i) {
+      CHECK(sums[i] == kBlocks * (kBlocks - 1) / 2 + kBlocks * (i / kBlocks));
+    }
+  });
+  // Without the barrier before it, a block may announce what it has not yet written.
+  std::istringstream places(mixnorm::emulation::synchronization_places());
+  std::string place;
+  while (places >> place) {
+    if (place.rfind("grid_barrier.h:", 0) != 0) continue;
+    mixnorm::emulation::omit_synchronization(place);
+    int noticed = 0;
+    for_seeds([&] {
+      unsigned counter = 0;
+      std::vector<int> numbers(kBlocks, -1000), sums(kBlocks * kRounds, -1);
+      check_success(launch_kernel(grid_kernel, kBlocks, 64, 0, true, nullptr, &counter, kRounds,
+                                  numbers.data(), sums.data()));
+      bool right = true;
+      for (int i = 0; i < kBlocks * kRounds; ++i) {
+        right = right && sums[i] == kBlocks * (kBlocks - 1) / 2 + kBlocks * (i / kBlocks);
+      }
+      noticed += !right;
+    });
+    std::printf("without %s: noticed under %d of %d schedules\n", place.c_str(), noticed, kSeeds);
+    CHECK(noticed >= kSeeds / 2);
+  }
+  mixnorm::emulation::omit_synchronization("");
+  // Blocks that do not run together wait for each other for ever.
+  unsigned counter = 0;
+  std::vector<int> numbers(kBlocks), sums(kBlocks * kRounds);
+  CHECK(mentions(launch_kernel(grid_kernel, kBlocks, 64, 0, false, nullptr, &counter, kRounds,
+                               numbers.data(), sums.data()),
+                 "deadlock"));
+}
+
+// The last block to finish adds what the others left: atomics in an ordinary launch.
+__global__ void ticket_kernel(unsigned* ticket, int* parts, int* sum) {
+  if (threadIdx.x != 0) return;
+  parts[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  __threadfence();
+  if (atomicAdd(ticket, 1u) + 1 == gridDim.x) {
+    int total = 0;
+    for (unsigned b = 0; b < gridDim.x; ++b) total += __ldcg(&parts[b]);
+    *sum = total;
+  }
+}
+
+void test_last_block() {
+  for_seeds([&] {
+    unsigned ticket = 0;
+    std::vector<int> parts(20, -1000);
+    int sum = 0;
+    check_success(
+        launch_kernel(ticket_kernel, 20, 32, 0, false, nullptr, &ticket, parts.data(), &sum));
+    CHECK(sum == 210);
+  });
+}
+
+enum class Fault {
+  kDivergentBarrier,
+  kBarrierAfterReturn,
+  kWarpDeadlock,
+  kWarpDivergence,
+  kSpin,
+  kMisaligned,
+  kCopyOutside,
+  kTrap,
+};
+
+__global__ void faulty_kernel(Fault fault, float* data) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  const unsigned thread = threadIdx.x;
+  switch (fault) {
+    case Fault::kDivergentBarrier:
+      if (thread < 32) {
+        __syncthreads();
+      } else {
+        __syncthreads();
+      }
+      break;
+    case Fault::kBarrierAfterReturn:
+      if (thread == 40) return;
+      __syncthreads();
+      break;
+    case Fault::kWarpDeadlock:
+      if (thread % 32 != 3) {
+        __syncwarp();
+      } else {
+        __shfl_sync(8u, 1, 3);
+        __syncthreads();
+      }
+      break;
+    case Fault::kWarpDivergence:
+      if (thread % 2) {
+        __syncwarp();
+      } else {
+        __any_sync(~0u, 1);
+      }
+      break;
+    case Fault::kSpin:
+      while (*static_cast<volatile float*>(data) == 0) __nanosleep(10);
+      break;
+    case Fault::kMisaligned:
+      data[0] = __ldg(reinterpret_cast<const float2*>(data + 1)).x;
+      break;
+    case Fault::kCopyOutside:
+      __pipeline_memcpy_async(memory + 64, data, 4);
+      break;
+    case Fault::kTrap:
+      __trap();
+  }
+}
+
+void test_faults() {
+  alignas(16) float data[8] = {};
+  const struct {
+    Fault fault;
+    const char* words;
+  } cases[] = {
+      {Fault::kDivergentBarrier, "divergent barrier"},
+      {Fault::kBarrierAfterReturn, "returned"},
+      {Fault::kWarpDeadlock, "deadlock"},
+      {Fault::kWarpDivergence, "divergent warp"},
+      {Fault::kSpin, "spins"},
+      {Fault::kMisaligned, "misaligned"},
+      {Fault::kCopyOutside, "outside the block's shared memory"},
+      {Fault::kTrap, "__trap"},
+  };
+  for_seeds([&] {
+    for (const auto& c : cases) {
+      const cudaError_t error =
+          launch_kernel(faulty_kernel, 3, 64, 64, false, nullptr, c.fault, &data[0]);
+      CHECK(error == cudaErrorLaunchFailure && cudaPeekAtLastError() == error);
+      const std::string text = cudaGetErrorString(error);
+      CHECK(text.find("block ") != std::string::npos && text.find("thread ") != std::string::npos);
+      CHECK(mentions(error, c.words));
+    }
+  });
+  CHECK(cudaGetLastError() == cudaSuccess);
+}
+
+__global__ void touch_kernel(unsigned char* poison, int last) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  if (threadIdx.x == 0) *poison = memory[last];
+}
+
+void test_limits() {
+  unsigned char poison = 0;
+  const auto touch = [&](int blocks, int threads, size_t bytes, bool cooperative) {
+    return launch_kernel(touch_kernel, blocks, threads, bytes, cooperative, nullptr, &poison, 0);
+  };
+  check_success(touch(1, 1024, 48 << 10, false));
+  CHECK(poison == 0xff);
+  CHECK(mentions(touch(1, 1056, 16, false), "1 to 1024"));
+  CHECK(mentions(touch(0, 32, 16, false), "a grid of 0 blocks"));
+  CHECK(mentions(touch(1, 32, (48 << 10) + 1, false), "dynamic shared memory"));
+  const auto opt_in = [](int bytes) {
+    return cudaFuncSetAttribute(touch_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  };
+  CHECK(mentions(opt_in((227 << 10) + 1), "dynamic shared memory"));
+  check_success(opt_in(227 << 10));
+  check_success(touch(1, 32, 227 << 10, false));
+
+  int most = 0;
+  check_success(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&most, touch_kernel, 256, 100 << 10));
+  CHECK(most == 2);
+  const int blocks = most * mixnorm::emulation::device().multiprocessors;
+  check_success(touch(blocks, 256, 100 << 10, true));
+  CHECK(touch(blocks + 1, 256, 100 << 10, true) == cudaErrorCooperativeLaunchTooLarge);
+  CHECK(cudaGetLastError() == cudaErrorCooperativeLaunchTooLarge);
+  check_success(touch(blocks + 1, 256, 100 << 10, false));
+}
+
+__global__ void past_the_end_kernel(float* data, int count, bool shared) {
+  MIXNORM_DYNAMIC_SHARED(memory);
+  if (shared) data = reinterpret_cast<float*>(memory);
+  if (threadIdx.x == 17) data[count] = 1;
+}
+
+cudaError_t write_past_the_end(bool shared) {
+  std::vector<float> data(64);
+  return launch_kernel(past_the_end_kernel, 1, 64, 64 * sizeof(float), false, nullptr, data.data(),
+                       64, shared);
+}
+
+// AddressSanitizer ends the process; without it, shared memory at least is watched.
+void test_bounds(const std::string& program) {
+#ifdef MIXNORM_ADDRESS_SANITIZER
+  for (const char* memory : {"global", "shared"}) {
+    const std::string log = program + "." + memory + ".log";
+    CHECK(std::system((program + " " + memory + " 2> " + log).c_str()) != 0);
+    const std::string found =
+        memory == std::string("global") ? "heap-buffer-overflow" : "use-after-poison";
+    CHECK(std::system(("grep -q " + found + " " + log).c_str()) == 0);
+    CHECK(std::system(("grep -q past_the_end_kernel " + log).c_str()) == 0);
+    std::remove(log.c_str());
+  }
+#else
+  static_cast<void>(program);
+  CHECK(mentions(write_past_the_end(true), "behind its dynamic shared memory"));
+#endif
+}
+
+void test_half_precision() {
+  for (int bits = 0; bits < 1 << 16; ++bits) {
+    const auto pattern = static_cast<unsigned short>(bits);
+    const float half = __half2float(__ushort_as_half(pattern));
+    const float brain = __bfloat162float(__ushort_as_bfloat16(pattern));
+    CHECK(std::isnan(half) || __half_as_ushort(__float2half_rn(half)) == pattern);
+    CHECK(std::isnan(brain) || __bfloat16_as_ushort(__float2bfloat16_rn(brain)) == pattern);
+  }
+  CHECK(__half2float(__ushort_as_half(0x3555)) == 0x1.554p-2f);
+  CHECK(__half2float(__ushort_as_half(0x0001)) == 0x1p-24f);
+  CHECK(__half_as_ushort(__float2half_rn(65520.0f)) == 0x7c00);
+  CHECK(__half_as_ushort(__float2half_rn(65519.0f)) == 0x7bff);
+  CHECK(__half_as_ushort(__float2half_rn(1 + 0x1p-11f)) == 0x3c00);  // a tie, to the even
+  CHECK(__half_as_ushort(__float2half_rn(1 + 0x3p-11f)) == 0x3c02);
+  CHECK(__half_as_ushort(__float2half_rn(0x1.8p-25f)) == 0x0001);
+  CHECK(__bfloat16_as_ushort(__float2bfloat16_rn(1 + 0x1p-8f)) == 0x3f80);
+  CHECK(__bfloat16_as_ushort(__float2bfloat16_rn(1 + 0x3p-8f)) == 0x3f82);
+  CHECK(std::isnan(__half2float(__float2half_rn(NAN))));
+  CHECK(std::isnan(__bfloat162float(__float2bfloat16_rn(NAN))));
+}
+
+__global__ void shuffling_kernel(int rounds, unsigned* out) {
+  unsigned value = threadIdx.x;
+  for (int i = 0; i < rounds; ++i) {
+    value += __shfl_xor_sync(~0u, value, 1);
+    __syncthreads();
+  }
+  out[threadIdx.x] = value;
+}
+
+// For information: what a test pays for a barrier or a shuffle.
+void print_cost() {
+  constexpr int kRounds = 2000, kThreads = 256;
+  std::vector<unsigned> out(kThreads);
+  const auto start = std::chrono::steady_clock::now();
+  check_success(
+      launch_kernel(shuffling_kernel, 1, kThreads, 0, false, nullptr, kRounds, out.data()));
+  const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+  std::printf("a shuffle and a barrier: %.0f ns a thread\n", time.count() / (kRounds * kThreads));
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count > 1) return static_cast<int>(write_past_the_end(arguments[1] == std::string("shared")));
+  test_reduction();
+  test_reuse();
+  test_warp_operations();
+  test_async_copies();
+  test_grid_barrier();
+  test_last_block();
+  test_faults();
+  test_limits();
+  test_bounds(arguments[0]);
+  test_half_precision();
+  print_cost();
+  return mixnorm::tests::report("emulation");
+}

@@ -1,0 +1,120 @@
+"""The CUDA kernels under other schedules and devices, and with synchronization left out.
+
+What a kernel computes may depend on none of the first; the last must be noticed.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixnorm_cuda.kernels.native import loader, ops
+from tests.kernels.operators import Problem, check
+
+pytestmark = pytest.mark.skipif(
+    loader.missing("emulated") is not None, reason=f"{loader.missing('emulated')}"
+)
+
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident"])
+
+
+@pytest.fixture(autouse=True)
+def emulation() -> Iterator[None]:
+    """The default device, schedule and synchronization again after each test."""
+    yield
+    torch.ops.mixnorm_emulated.schedule(0)
+    torch.ops.mixnorm_emulated.emulate(0, 0, True)
+    torch.ops.mixnorm_emulated.omit_synchronization("")
+
+
+def results(
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...] = (3, 17, 9, 9),
+    **options: bool,
+) -> dict[str, Tensor]:
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
+    return Problem(shape, 3, emulated=True, **options).operators(em_iters=1)
+
+
+@FAMILIES
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+def test_same_bits_under_every_schedule(
+    family: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = results(family, monkeypatch, channels_last=channels_last)
+    for seed in range(1, 6):
+        torch.ops.mixnorm_emulated.schedule(seed)
+        again = results(family, monkeypatch, channels_last=channels_last)
+        for name, value in first.items():
+            assert torch.equal(again[name], value), f"{name}, seed {seed}"
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 3, 16])
+@pytest.mark.parametrize(
+    ("family", "shared_memory"),
+    [("streaming", 0), ("streaming", 64 << 10), ("resident", 0), ("resident", 128 << 10)],
+)
+def test_other_devices(
+    family: str, multiprocessors: int, shared_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other grids, and tiles that do not all fit on chip and are read again."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
+    torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
+    check(Problem((4, 64, 15, 15), 3, emulated=True), em_iters=1)
+
+
+def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan streams there; resident kernels by name are an error."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
+    torch.ops.mixnorm_emulated.emulate(0, 0, False)
+    problem = Problem((3, 17, 9, 9), 3, emulated=True)
+    assert ops.cuda_plan(problem.x, 3, 1, emulated=True).startswith("streaming")
+    check(problem)
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")
+    with pytest.raises(RuntimeError, match="forward: the CUDA kernels do not serve x"):
+        problem.operators()
+
+
+def noticed(
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    expected: dict[str, Tensor],
+) -> bool:
+    """Whether the results differ, or the emulation reports a fault, under some schedule."""
+    for seed in range(8):
+        torch.ops.mixnorm_emulated.schedule(seed)
+        try:
+            found = results(family, monkeypatch, shape)
+        except RuntimeError as error:
+            if "cudaErrorLaunchFailure" in str(error):
+                return True
+            raise
+        if not all(torch.equal(found[name], value) for name, value in expected.items()):
+            return True
+    return False
+
+
+@FAMILIES
+def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place where the kernels synchronize, left out, is noticed at one of these shapes.
+
+    The second has few channels and many positions: several warps add to the same sums.
+    """
+    places = set()
+    unnoticed = set()
+    for shape in ((3, 17, 9, 9), (1, 3, 6000)):
+        torch.ops.mixnorm_emulated.omit_synchronization("")
+        torch.ops.mixnorm_emulated.synchronization_places()
+        expected = results(family, monkeypatch, shape)
+        here = set(torch.ops.mixnorm_emulated.synchronization_places().split())
+        unnoticed |= here - places
+        places |= here
+        for place in sorted(unnoticed):
+            torch.ops.mixnorm_emulated.omit_synchronization(place)
+            if noticed(family, monkeypatch, shape, expected):
+                unnoticed.remove(place)
+    assert len(places) > 8
+    assert unnoticed == set()

@@ -1,0 +1,111 @@
+"""Counts the machine code of the CUDA kernels' sweeps: python tools/count_cuda.py OUT.json.
+
+Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 in both layouts at
+K = 3, and its loop over tiles is counted, with the loops inside as often as a thread runs them.
+Needs nvcc, and Triton for nvdisasm.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import toolchain
+from triton_aot import _registers, count_loop
+
+SHAPE = (64, 64, 56, 56)
+COMPONENTS, THREADS = 3, 256
+"""The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
+ELEMENTS = 16
+POSITIONS = 64
+"""Of a tile: the responsibilities of each are one thread's work."""
+TYPES = {"float32": "float", "bfloat16": "__nv_bfloat16"}
+LAYOUTS = {"contiguous": "kPositions", "channels_last": "kChannels"}
+SWEEPS = {
+    "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, 0)",
+    "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, 1)",
+    "output_sums": (
+        "sum_output_gradients<S, 3, A>(g, p.tensors, p.table, p.partials, scratch, shared, 0)"
+    ),
+    "input_gradient": (
+        "differentiate_input<S, 3, A>"
+        "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, 1)"
+    ),
+}
+SOURCE = """
+#include "cuda/backward_kernel.cuh"
+#include "cuda/forward_kernel.cuh"
+using namespace mixnorm::cuda;
+using S = {type};
+constexpr Access A = Access::{access};
+__global__ void __launch_bounds__(kMaxThreads<float, 3>, 1)
+    sweep(const __grid_constant__ {problem}<float> p) {{
+  MIXNORM_DYNAMIC_SHARED(shared);
+  const Geometry& g = p.geometry;
+  const Scratch<float, 3> scratch(shared, g, {tensors} * TileAccess<S, 3, A>::slot_bytes());
+  {call};
+}}
+"""
+
+
+def main(argv: list[str]) -> int:
+    home = toolchain.find_cuda_home()
+    if home is None or len(argv) != 1:
+        print("count_cuda: expected the path to write, and nvcc", file=sys.stderr)
+        return 2
+    rows = [
+        _count(home, sweep, dtype, layout)
+        for dtype in TYPES
+        for layout in LAYOUTS
+        for sweep in SWEEPS
+    ]
+    content = {
+        "compiler": f"nvcc {toolchain.nvcc_version(home)}",
+        "target": "sm_90",
+        "shape": SHAPE,
+        "num_components": COMPONENTS,
+        "groups": 1,
+        "rows": rows,
+    }
+    Path(argv[0]).write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]:
+    backward = sweep in ("output_sums", "input_gradient")
+    source = SOURCE.format(
+        type=TYPES[dtype],
+        access=LAYOUTS[layout],
+        problem="BackwardProblem" if backward else "ForwardProblem",
+        tensors=2 if backward else 1,
+        call=SWEEPS[sweep],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
+        path.write_text(source)
+        flags = "-O3 -std=c++20 --expt-relaxed-constexpr -arch=sm_90 -I csrc -cubin -o"
+        command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
+        subprocess.run(command, cwd=toolchain.ROOT, check=True)
+        cubin = out.read_bytes()
+    # Shuffles add up 4 lanes of channels in two steps; other loops are over a tile's positions.
+    counts = count_loop(
+        cubin, ELEMENTS, "LDGSTS", lambda found: 2.0 if "SHFL" in found else POSITIONS / THREADS
+    )
+    registers, _ = _registers(cubin)
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    tensors = 2 if backward else 1
+    return {
+        "dtype": dtype,
+        "layout": layout,
+        "kernel": sweep,
+        "registers": registers,
+        "threads": THREADS,
+        "blocks": 65536 // (-(-registers // 8) * 8 * THREADS),
+        "ring_bytes": 3 * tensors * ELEMENTS * THREADS * size,
+        **counts._asdict(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
