@@ -17,7 +17,10 @@ from typing import NamedTuple
 
 import toolchain
 
-FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v,-warn-spills,-Werror"]
+FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
+TOLERATED_BYTES = {"100": 16}
+"""Spilled by a thread. ptxas 13.0 spills 4 to 16 bytes of the backward for sm_100, with K = 3 at the
+128 registers that blocks of 512 threads leave, and nothing for sm_80 and sm_90."""
 REGISTERS, THREADS = 65536, 2048
 """Of a multiprocessor of every default architecture."""
 
@@ -28,6 +31,8 @@ class Kernel(NamedTuple):
     name: str
     registers: int
     static_shared: int
+    spilled: int
+    """Bytes a thread stores to local memory for want of registers."""
 
     def blocks(self, threads: int) -> int:
         """Blocks of so many threads that registers and threads leave to a multiprocessor."""
@@ -49,13 +54,23 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         done = pool.map(lambda job: _compile(home, job[0], job[1], Path(folder)), jobs)
         for (source, arch), (code, log) in zip(jobs, done, strict=True):
+            found = list(kernels(log))
+            allowed = TOLERATED_BYTES.get(arch, 0)
+            spilling = [kernel for kernel in found if kernel.spilled > allowed]
             if code:
                 print(f"check_spills: {source} for sm_{arch}:\n{log}", file=sys.stderr)
-                failed += 1
-            for kernel in kernels(log):
+            for kernel in spilling:
                 print(
-                    f"sm_{arch}  {kernel.registers:3d} registers, {kernel.static_shared} bytes "
-                    f"static shared, {kernel.blocks(256)} blocks of 256 threads  {kernel.name}"
+                    f"check_spills: {source} for sm_{arch}: {kernel.name} spills {kernel.spilled} "
+                    f"bytes a thread, expected at most {allowed}",
+                    file=sys.stderr,
+                )
+            failed += bool(code or spilling)
+            for kernel in found:
+                print(
+                    f"sm_{arch}  {kernel.registers:3d} registers, {kernel.spilled} bytes spilled, "
+                    f"{kernel.static_shared} bytes static shared, {kernel.blocks(256)} blocks of "
+                    f"256 threads  {kernel.name}"
                 )
     print(
         f"check_spills: {len(sources)} files for sm_{', sm_'.join(archs)} with CUDA "
@@ -67,13 +82,14 @@ def main(argv: list[str]) -> int:
 def kernels(log: str) -> Iterator[Kernel]:
     """What ptxas -v says of each kernel."""
     found = re.findall(
-        r"Compiling entry function '(\w+)'.*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?"
+        r"Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
         log,
         re.S,
     )
-    names = _demangled([mangled for mangled, _, _ in found])
-    for name, (_, registers, shared) in zip(names, found, strict=True):
-        yield Kernel(name, int(registers), int(shared or 0))
+    names = _demangled([mangled for mangled, *_ in found])
+    for name, (_, spilled, registers, shared) in zip(names, found, strict=True):
+        yield Kernel(name, int(registers), int(shared or 0), int(spilled))
 
 
 def _demangled(names: list[str]) -> list[str]:
