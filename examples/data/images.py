@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 TEST_FRACTION = 0.2
 _SPLIT_SEED = 0
@@ -26,6 +26,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def resized(self, size: int) -> Split:
+        """Every square of pixels averaged and rounded, so that ``size`` are left on a side."""
+        height, width = self.images.shape[2:]
+        if size < 1 or height % size or height != width:
+            raise ValueError(f"size={size}: expected a divisor of {height}×{width} images")
+        parts = torch.split(self.images, 1000)
+        pooled = [nn.functional.avg_pool2d(part.float(), height // size) for part in parts]
+        return Split(torch.cat([part.round().to(torch.uint8) for part in pooled]), self.labels)
 
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
@@ -80,6 +89,29 @@ class ImageData:
             self.mean.to(device),
             self.std.to(device),
         )
+
+    def reduced(self, per_class: int | None = None, size: int | None = None) -> ImageData:
+        """The first ``per_class`` training images of each class, all images averaged to ``size``.
+
+        Raises:
+            ValueError: a class has fewer images; the images' sides are not multiples of ``size``.
+        """
+        train, test = self.train, self.test
+        if per_class is not None:
+            counts = torch.bincount(train.labels, minlength=len(self.classes))
+            if per_class < 1 or per_class > int(counts.min()):
+                raise ValueError(
+                    f"per_class={per_class}: expected 1 to {int(counts.min())}, what each class has"
+                )
+            chosen = [
+                (train.labels == label).nonzero()[:per_class, 0]
+                for label in range(len(self.classes))
+            ]
+            index = torch.cat(chosen).sort().values
+            train = Split(train.images[index], train.labels[index])
+        if size is not None:
+            train, test = train.resized(size), test.resized(size)
+        return ImageData.of(self.name, self.classes, train, test)
 
     def describe(self) -> str:
         _, channels, height, width = self.train.images.shape

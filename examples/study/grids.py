@@ -1,0 +1,86 @@
+"""The declared studies."""
+
+from __future__ import annotations
+
+from examples.study.grid import Question, Study
+from examples.training import Recipe
+
+AS_BN = "mn:component_affine=True,affine_init=batchnorm"
+PER_CHANNEL = "mn:groups=C"
+DETACHED = "mn:responsibility_grad=False"
+
+
+def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, ...]:
+    """What the layer's options do on the 5-layer CNN, the most telling questions first."""
+    core = ("mn", AS_BN, PER_CHANNEL, DETACHED, group_norm, "mode")
+    return (
+        Question("norms", "Does the mixture train better than its peers?", core),
+        Question(
+            "learning-rate",
+            "And at a high learning rate?",
+            ("mn", AS_BN, PER_CHANNEL, DETACHED),
+            learning_rates=(0.005,),
+        ),
+        Question("components", "How many components?", ("mn:k=2", "mn", "mn:k=5")),
+        Question(
+            "estimator",
+            "Where does the mixture come from, and with how many EM steps?",
+            ("mn", "mn:em_iters=1", "mn:em_iters=2", "mn:estimator=batch"),
+        ),
+        Question(
+            "affine",
+            "1/√λ or not; γ and β shared or per component, started at ones or as BN?",
+            ("mn", "mn:mixing_scale=False", "mn:component_affine=True", AS_BN),
+        ),
+        Question(
+            "layers",
+            "Which layers?",
+            ("mn", "mn:layers=1", "mn:layers=4", "mn:layers=all", f"{AS_BN},layers=all"),
+        ),
+        Question("groups", "Which channels share responsibilities?",
+                 ("mn", some_groups, PER_CHANNEL, f"{AS_BN},groups=C")),
+        Question("small-batches", "And with small batches?", ("mn", AS_BN, group_norm),
+                 batch_sizes=(16,)),
+    )  # fmt: skip
+
+
+# The paper's setting in full: for a GPU.
+SCREENING = Study(
+    name="screening",
+    text="5-layer CNN at full width, CIFAR-10 in full",
+    questions=(
+        *_screening_questions("gn", "mn:groups=C/16"),
+        Question("more-rates", "Over the paper's range of learning rates?", ("mn", AS_BN),
+                 learning_rates=(0.002, 0.01)),
+        Question("sgd", "And with SGD?", ("mn", AS_BN, "gn"), learning_rates=(0.01, 0.05),
+                 optimizer="sgd"),
+    ),
+    recipe=Recipe(
+        steps=12_000, batch_size=256, evaluations=60, augmentation="crop-flip"
+    ),
+)  # fmt: skip
+
+NETWORKS = Study(
+    name="networks",
+    text="the screening's best settings on larger networks",
+    questions=tuple(
+        Question(model, f"{model}: does it carry over?", ("mn", AS_BN, PER_CHANNEL), model=model)
+        for model in ("resnet20", "resnet56", "densenet40", "densenet100", "inception")
+    ),
+    recipe=Recipe(
+        steps=20_000, batch_size=256, evaluations=50, schedule="cosine", augmentation="crop-flip"
+    ),
+)
+
+# The same questions small enough for hours on one CPU core. At 16 pixels a crop after padding by 4
+# would hide much of an image, and in one and a half epochs nothing is seen often enough to overfit.
+CPU_SCREENING = Study(
+    name="cpu-screening",
+    text="5-layer CNN at a quarter of its width, images averaged to 16×16, 600 steps",
+    questions=_screening_questions("gn:groups=C/4", "mn:groups=C/4"),
+    recipe=Recipe(steps=600, batch_size=128, evaluations=12),
+    width=0.25,
+    size=16,
+)
+
+STUDIES = {study.name: study for study in (SCREENING, NETWORKS, CPU_SCREENING)}
