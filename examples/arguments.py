@@ -42,6 +42,13 @@ def add_data(parser: argparse.ArgumentParser, default: str | None = None) -> Non
     add("--download-to", type=Path, default=Path("out/data"), help="folder of downloads")
 
 
+def add_reduction(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--per-class", type=positive(int), help="training images per class; all by default")
+    add("--test-per-class", type=positive(int), help="test images per class; all by default")
+    add("--size", type=positive(int), help="average the images down to this many pixels a side")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",

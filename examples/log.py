@@ -10,23 +10,22 @@ from typing import Any
 
 from examples.training import Evaluation
 
-COLUMNS = tuple(field.name for field in fields(Evaluation))
 
-
-def write_csv(path: Path, evaluations: Sequence[Evaluation]) -> None:
-    """The whole curve: after a resume no row is missing, and none is there twice."""
+def write_csv(path: Path, evaluations: Sequence[Any], kind: type[Any] = Evaluation) -> None:
+    """The whole curve, of dataclasses of ``kind``: after a resume no row is missing or double."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(entry, name) for name in COLUMNS] for entry in evaluations)
+        writer.writerow([field.name for field in fields(kind)])
+        writer.writerows(vars(entry).values() for entry in evaluations)
     partial.replace(path)
 
 
 def read_csv(path: Path) -> list[Evaluation]:
+    names = [field.name for field in fields(Evaluation)][1:]
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Evaluation(int(row["step"]), *(float(row[name]) for name in COLUMNS[1:]))
+            Evaluation(int(row["step"]), *(float(row[name]) for name in names))
             for row in csv.DictReader(file)
         ]
 
@@ -46,8 +45,9 @@ class TensorBoard:
     def write(self, evaluation: Evaluation) -> None:
         if self._writer is None:
             return
-        for name in COLUMNS[1:]:
-            self._writer.add_scalar(name, getattr(evaluation, name), evaluation.step)
+        for name, value in vars(evaluation).items():
+            if name != "step":
+                self._writer.add_scalar(name, value, evaluation.step)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -37,10 +37,8 @@ class Spec:
         Raises:
             ValueError: a norm that does not fit the network.
         """
-        norm = Norm.parse(self.norm)
-        if norm.kind == "domain":
-            raise ValueError(f"norm {self.norm!r}: these images come from one domain")
-        model = build(self.model, data.channels, len(data.classes), norm, self.width, self.seed)
+        classes, norm = len(data.classes), Norm.parse(self.norm)
+        model = build(self.model, data.channels, classes, norm, self.width, self.seed)
         return model.to(data.train.images.device)
 
 
@@ -56,7 +54,9 @@ def configuration(spec: Spec, data: ImageData) -> dict[str, Any]:
     }
 
 
-def open_training(folder: Path, spec: Spec, data: ImageData) -> Training:
+def open_training(
+    folder: Path, spec: Spec, data: ImageData, kind: type[Training] = Training
+) -> Training:
     """The training of ``spec`` in ``folder``: new, or as its checkpoint there left it.
 
     Raises:
@@ -73,7 +73,7 @@ def open_training(folder: Path, spec: Spec, data: ImageData) -> Training:
             f"{folder / LOG}: a log without its {CHECKPOINT}; nothing was changed: choose another "
             "--out folder, or remove this one"
         )
-    training = Training(spec.build(data), data, spec.recipe, spec.learning_rate, spec.seed)
+    training = kind(spec.build(data), data, spec.recipe, spec.learning_rate, spec.seed)
     if state is not None:
         training.load_state_dict(state)
     return training
@@ -101,7 +101,7 @@ def advance(
         nonlocal saved
         if saved != training.step:
             checkpoint.save(folder / CHECKPOINT, described, training.state_dict())
-            write_csv(folder / LOG, training.evaluations)
+            write_csv(folder / LOG, training.evaluations, training.evaluation_type)
             saved = training.step
 
     try:

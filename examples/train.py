@@ -18,6 +18,7 @@ from examples import arguments, runs
 from examples.batches import AUGMENTATIONS
 from examples.data import load
 from examples.models import MODELS
+from examples.norms import Norm
 from examples.training import OPTIMIZERS, SCHEDULES, Evaluation, Recipe
 
 
@@ -36,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     spec = runs.Spec(args.model, args.width, args.norm, args.learning_rate, args.seed, recipe)
     try:
+        if Norm.parse(spec.norm).kind == "domain":
+            raise ValueError(f"--norm {spec.norm}: these images come from one domain")
         device = torch.device(args.device)
         data = load(args.data, download_to=args.download_to)
-        data = data.reduced(args.per_class, args.size).to(device)
+        data = data.reduced(args.per_class, args.size, args.test_per_class).to(device)
         arguments.prepare_folder(args.out)
         training = runs.open_training(args.out, spec, data)
     except (ValueError, RuntimeError) as error:
@@ -76,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add, positive = parser.add_argument, arguments.positive
     arguments.add_data(parser)
-    add("--per-class", type=positive(int), help="training images per class; all by default")
-    add("--size", type=positive(int), help="average the images down to this many pixels a side")
+    arguments.add_reduction(parser)
     add("--model", choices=sorted(MODELS), default="cnn5", help="network")
     add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
     add(

@@ -54,9 +54,9 @@ class Evaluation:
 
     step: int
     loss: float
-    accuracy: float
     learning_rate: float
     seconds: float
+    accuracy: float
 
 
 def evaluation_steps(recipe: Recipe) -> tuple[int, ...]:
@@ -70,7 +70,12 @@ class Training:
 
     ``model`` is trained in place on cross entropy; it and ``data`` are on one device. ``seed``
     fixes the order of the images and their augmentation, whatever the model.
+
+    A training with another loss overrides ``_loss_of``; one that measures more than accuracy has
+    an ``evaluation_type`` with more fields, and overrides ``_measure``.
     """
+
+    evaluation_type: type[Evaluation] = Evaluation
 
     def __init__(
         self, model: nn.Module, data: ImageData, recipe: Recipe, learning_rate: float, seed: int
@@ -85,7 +90,7 @@ class Training:
         self._batches = Batches(len(data.train), recipe.batch_size, seed)
         self._augmentation = Augmentation(recipe.augmentation, seed)
         self._due = set(evaluation_steps(recipe))
-        self._loss = torch.zeros((), device=data.train.labels.device)
+        self._summed_loss = torch.zeros((), device=data.train.labels.device)
         self._seconds = 0.0
         self._start = time.perf_counter()
         model.train()
@@ -102,10 +107,10 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(images), data.train.labels[index])
+        loss = self._loss_of(images, data.train.labels[index])
         torch.autograd.backward(loss)
         self._optimizer.step()
-        self._loss += loss.detach()
+        self._summed_loss += loss.detach()
         self.step += 1
         return self._evaluate() if self.step in self._due else None
 
@@ -121,7 +126,7 @@ class Training:
             "augmentation": self._augmentation.state_dict(),
             "generator": torch.get_rng_state(),
             "device_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "loss": self._loss,
+            "loss": self._summed_loss,
             "seconds": self._seconds,
             "evaluations": [vars(evaluation) for evaluation in self.evaluations],
         }
@@ -136,9 +141,9 @@ class Training:
         if state["device_generator"] is not None and device.type == "cuda":
             torch.cuda.set_rng_state(state["device_generator"], device)
         self.step = state["step"]
-        self._loss.copy_(state["loss"])
+        self._summed_loss.copy_(state["loss"])
         self._seconds = state["seconds"]
-        self.evaluations = [Evaluation(**entry) for entry in state["evaluations"]]
+        self.evaluations = [self.evaluation_type(**entry) for entry in state["evaluations"]]
         self._start = time.perf_counter()
 
     def run(self, norm: str, seed: int) -> Run:
@@ -153,14 +158,24 @@ class Training:
             self._seconds,
         )
 
+    def _loss_of(self, images: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.model(images), labels)
+
+    def _measure(self) -> dict[str, float]:
+        return {"accuracy": evaluate(self.model, self._data)}
+
     def _evaluate(self) -> Evaluation:
         since = self.step - (self.evaluations[-1].step if self.evaluations else 0)
-        accuracy = evaluate(self.model, self._data)
+        measured = self._measure()
         self._count_time()
-        evaluation = Evaluation(
-            self.step, float(self._loss) / since, accuracy, self._last_rate(), self._seconds
+        evaluation = self.evaluation_type(
+            step=self.step,
+            loss=float(self._summed_loss) / since,
+            learning_rate=self._last_rate(),
+            seconds=self._seconds,
+            **measured,
         )
-        self._loss.zero_()
+        self._summed_loss.zero_()
         self.evaluations.append(evaluation)
         return evaluation
 
@@ -203,7 +218,7 @@ def evaluate(model: nn.Module, data: ImageData) -> float:
     was_training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.test.labels.device)
-    for images, labels in _chunks(data.test):
+    for images, labels in chunks(data.test):
         correct += (model(data.normalize(images)).argmax(dim=1) == labels).sum()
     model.train(was_training)
     return 100.0 * correct.item() / len(data.test)
@@ -222,7 +237,7 @@ def _optimizer(model: nn.Module, recipe: Recipe, learning_rate: float) -> torch.
     raise ValueError(f"optimizer {recipe.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
 
 
-def _chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+def chunks(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     yield from zip(
         torch.split(split.images, _EVALUATION_BATCH),
         torch.split(split.labels, _EVALUATION_BATCH),

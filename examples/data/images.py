@@ -27,6 +27,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int | None, classes: int, name: str) -> Split:
+        """The first ``count`` images of each class, in the order they had; None: all."""
+        if count is None:
+            return self
+        present = int(torch.bincount(self.labels, minlength=classes).min())
+        if not 1 <= count <= present:
+            raise ValueError(f"{name}={count}: expected 1 to {present}, what every class has")
+        chosen = [(self.labels == label).nonzero()[:count, 0] for label in range(classes)]
+        index = torch.cat(chosen).sort().values
+        return Split(self.images[index], self.labels[index])
+
     def resized(self, size: int) -> Split:
         """Every square of pixels averaged and rounded, so that ``size`` are left on a side."""
         height, width = self.images.shape[2:]
@@ -90,25 +101,19 @@ class ImageData:
             self.std.to(device),
         )
 
-    def reduced(self, per_class: int | None = None, size: int | None = None) -> ImageData:
-        """The first ``per_class`` training images of each class, all images averaged to ``size``.
+    def reduced(
+        self,
+        per_class: int | None = None,
+        size: int | None = None,
+        test_per_class: int | None = None,
+    ) -> ImageData:
+        """The first ``per_class`` training (and test) images of each class, averaged to ``size``.
 
         Raises:
             ValueError: a class has fewer images; the images' sides are not multiples of ``size``.
         """
-        train, test = self.train, self.test
-        if per_class is not None:
-            counts = torch.bincount(train.labels, minlength=len(self.classes))
-            if per_class < 1 or per_class > int(counts.min()):
-                raise ValueError(
-                    f"per_class={per_class}: expected 1 to {int(counts.min())}, what each class has"
-                )
-            chosen = [
-                (train.labels == label).nonzero()[:per_class, 0]
-                for label in range(len(self.classes))
-            ]
-            index = torch.cat(chosen).sort().values
-            train = Split(train.images[index], train.labels[index])
+        train = self.train.first(per_class, len(self.classes), "per_class")
+        test = self.test.first(test_per_class, len(self.classes), "test_per_class")
         if size is not None:
             train, test = train.resized(size), test.resized(size)
         return ImageData.of(self.name, self.classes, train, test)
