@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.report:
             device = torch.device(args.device)
             data = load(args.data, download_to=args.download_to)
-            data = data.reduced(study.per_class, study.size).to(device)
+            data = data.reduced(study.per_class, study.size, study.test_per_class).to(device)
             arguments.prepare_folder(args.out)
             for spec in study.specs():
                 if spec.seed == 0:

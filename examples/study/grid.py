@@ -50,7 +50,7 @@ class Setting:
 class Study:
     """``recipe`` and ``learning_rate`` hold unless a question says otherwise.
 
-    ``per_class`` and ``size`` reduce the images (see ``ImageData.reduced``).
+    ``per_class``, ``size`` and ``test_per_class`` reduce the images (see ``ImageData.reduced``).
     """
 
     name: str
@@ -63,6 +63,7 @@ class Study:
     seeds: int = 5
     per_class: int | None = None
     size: int | None = None
+    test_per_class: int | None = None
 
     def settings(self, question: Question) -> list[Setting]:
         return [
