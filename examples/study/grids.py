@@ -75,7 +75,7 @@ NETWORKS = Study(
         for model in ("resnet20", "resnet56", "densenet40", "densenet100", "inception")
     ),
     recipe=Recipe(
-        steps=20_000, batch_size=256, evaluations=50, schedule="cosine", augmentation="crop-flip"
+        steps=20_000, batch_size=256, evaluations=40, schedule="cosine", augmentation="crop-flip"
     ),
 )
 
