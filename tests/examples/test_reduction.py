@@ -3,6 +3,9 @@
 import gzip
 import os
 import struct
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +60,19 @@ def test_mnists_files_broken(tmp_path):
         with pytest.raises(DataError, match=message) as caught:
             load(str(folder), tmp_path)
         assert str(folder) in str(caught.value)
+
+
+def test_fashion_mnist_download_reads_what_torchvision_left(tmp_path, monkeypatch):
+    class FashionMNIST:
+        def __init__(self, root, download):
+            assert download
+            _mnist_files(Path(root) / "FashionMNIST" / "raw", packed=True)
+
+    module = types.ModuleType("torchvision.datasets")
+    module.FashionMNIST = FashionMNIST
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
+    assert load("fashion-mnist", tmp_path).name == "Fashion-MNIST"
 
 
 def test_a_tar_is_decoded_once(tmp_path, monkeypatch):
