@@ -17,9 +17,10 @@ import torch
 from tqdm import tqdm
 
 from examples import arguments
-from examples.data import load
+from examples.data import ImageData, load
 from examples.runs import Spec
 from examples.study import running
+from examples.study.grid import Study
 from examples.study.grids import STUDIES
 from examples.study.results import collect, save
 from examples.training import Evaluation, Run
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if spec.seed == 0:
                     spec.build(data)  # a bad option must not show after hours
             running.open_study(args.out, study, data, _this_slice(device))
-            _work(args.out, study.name, data, stop)
+            _work(args.out, study, data, stop)
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     try:
@@ -63,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130 if stop.interrupted else 0
 
 
-def _work(folder: Path, name: str, data: object, stop: arguments.Stop) -> None:
-    study = STUDIES[name]
+def _work(folder: Path, study: Study, data: ImageData, stop: arguments.Stop) -> None:
     specs = study.specs()
     done = sum(running.finished(folder, spec) is not None for spec in specs)
     total, steps = len(specs), study.recipe.steps
@@ -82,7 +82,7 @@ def _work(folder: Path, name: str, data: object, stop: arguments.Stop) -> None:
             )
             sys.stdout.flush()
 
-        running.work(folder, study, data, stop=stop, on_step=on_step, on_run=on_run)  # type: ignore[arg-type]
+        running.work(folder, study, data, stop=stop, on_step=on_step, on_run=on_run)
 
 
 def _this_slice(device: torch.device) -> dict[str, str]:

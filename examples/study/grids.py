@@ -57,10 +57,27 @@ SCREENING = Study(
     text="5-layer CNN at full width, CIFAR-10 in full",
     questions=(
         *_screening_questions("gn", "mn:groups=C/16"),
-        Question("more-rates", "Over the paper's range of learning rates?", ("mn", AS_BN),
-                 learning_rates=(0.002, 0.01)),
-        Question("sgd", "And with SGD?", ("mn", AS_BN, "gn"), learning_rates=(0.01, 0.05),
-                 optimizer="sgd"),
+        Question(
+            "more-layers", "And which others?", ("mn:layers=3", "mn:layers=4", "mn:layers=2+3")
+        ),
+        Question(
+            "em-steps",
+            "How many EM steps?",
+            ("mn:em_iters=2", "mn:estimator=batch,em_iters=1", "mn:estimator=batch,em_iters=5"),
+        ),
+        Question(
+            "more-rates",
+            "Over the paper's range of learning rates?",
+            ("mn", AS_BN),
+            learning_rates=(0.002, 0.01),
+        ),
+        Question(
+            "sgd",
+            "And with SGD?",
+            ("mn", AS_BN, "gn"),
+            learning_rates=(0.01, 0.05),
+            optimizer="sgd",
+        ),
     ),
     recipe=Recipe(
         steps=12_000, batch_size=256, evaluations=60, augmentation="crop-flip"

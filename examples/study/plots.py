@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 
 from examples.plots import NORM_COLORS, STYLE
 from examples.report import Comparison, Spread
+
+_DIFFERENCES = "test accuracy less BN's of the same seed, points\nfilled: mean of the curve; hollow: at the end"
 
 
 def save_answer(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
@@ -61,7 +64,7 @@ def save_overview(
             _differences(axis, others, [NORM_COLORS[1]] * len(others))
             axis.set_title(name, fontsize=8, loc="left")
             axis.set_xlabel("")
-        axes[-1, 0].set_xlabel("final test accuracy less BN's of the same seed (points)")
+        axes[-1, 0].set_xlabel(_DIFFERENCES)
         figure.suptitle(title, fontsize=9)
         figure.savefig(path, dpi=110)
         plt.close(figure)
@@ -70,10 +73,19 @@ def save_overview(
 def _differences(axis: Axes, comparisons: Sequence[Comparison], colors: Sequence[str]) -> None:
     axis.axvline(0, color=NORM_COLORS[0], linewidth=0.8)
     for row, (comparison, color) in enumerate(zip(comparisons, colors, strict=True)):
-        gain = comparison.final_gain()
-        half = gain.half_interval()
-        axis.errorbar(gain.mean, row, xerr=None if half != half else half, fmt="o", color=color,
-                      markersize=4, capsize=2)  # fmt: skip
+        of_curve, final = comparison.curve_gain(), comparison.final_gain()
+        for gain, shift, fill in ((of_curve, -0.14, color), (final, 0.14, "white")):
+            half = gain.half_interval()
+            axis.errorbar(
+                gain.mean,
+                row + shift,
+                xerr=None if math.isnan(half) else half,
+                fmt="o",
+                color=color,
+                mfc=fill,
+                markersize=4,
+                capsize=2,
+            )
     axis.set_yticks(range(len(comparisons)), [c.norm for c in comparisons], fontsize=7)
     axis.set_ylim(len(comparisons) - 0.5, -0.5)
-    axis.set_xlabel("final accuracy less BN's (points), 95 % interval")
+    axis.set_xlabel(_DIFFERENCES)

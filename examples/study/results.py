@@ -81,10 +81,10 @@ def markdown(folder: Path, study: Study, answers: list[Answer]) -> str:
 
 
 def table(comparisons: list[Comparison]) -> list[str]:
-    """Mean ± half the 95 % interval over the seeds."""
+    """Mean ± half the 95 % interval over the seeds; differences are paired by seed."""
     baseline = comparisons[0].baseline
     header = ["norm", *(f"{100 * quarter:.0f} %" for quarter in QUARTERS), "best"]
-    header += [f"final − {baseline}'s", f"steps to {baseline}'s best"]
+    header += [f"curve − {baseline}'s", f"final − {baseline}'s", f"steps to {baseline}'s best"]
     rows = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for comparison in comparisons:
         spreads = [
@@ -94,7 +94,8 @@ def table(comparisons: list[Comparison]) -> list[str]:
         spreads.append(Spread.of([max(run.accuracy) for run in comparison.runs]))
         cells = [f"`{comparison.norm}`", *(spread.interval_text() for spread in spreads)]
         own = comparison.norm == baseline
-        cells.append("" if own else comparison.final_gain().interval_text(sign="+"))
+        for gain in (comparison.curve_gain(), comparison.final_gain()):
+            cells.append("" if own else gain.interval_text(sign="+"))
         cells.append(_steps(comparison))
         rows.append("| " + " | ".join(cells) + " |")
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -108,7 +109,7 @@ def work(
                 spec,
                 data,
                 stop=stop,
-                on_step=lambda latest, spec=spec: on_step(spec, latest),  # type: ignore[misc]
+                on_step=functools.partial(on_step, spec),
             )
             if training.ended:
                 # The curve is all that a study needs; weights of hundreds of runs fill a disk.

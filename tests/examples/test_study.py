@@ -171,15 +171,17 @@ def test_table():
     assert header.split("|")[1:-1] == [
         f" {name} "
         for name in (
-            "norm", "25 %", "50 %", "75 %", "100 %", "best", "final − bn's", "steps to bn's best"
+            "norm", "25 %", "50 %", "75 %", "100 %", "best", "curve − bn's", "final − bn's",
+            "steps to bn's best",
         )
     ]  # fmt: skip
     # Two values ±5 about the mean: 12.706 · √50 / √2 = 63.5.
     assert first == (
-        "| `bn` | 15.0 ± 63.5 | 25.0 ± 63.5 | 35.0 ± 63.5 | 45.0 ± 63.5 | 45.0 ± 63.5 |  "
+        "| `bn` | 15.0 ± 63.5 | 25.0 ± 63.5 | 35.0 ± 63.5 | 45.0 ± 63.5 | 45.0 ± 63.5 |  |  "
         "| 100 ± 0 (2/2) |"
     )
-    assert re.search(r"\| \+0\.0 ± 12\.7 \| 75 \(1/2\) \|$", second)
+    # The curves' means differ by 3.25 and -0.25, the ends by +1 and -1.
+    assert re.search(r"\| \+1\.5 ± 22\.2 \| \+0\.0 ± 12\.7 \| 75 \(1/2\) \|$", second)
 
 
 @pytest.fixture
