@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from examples.plots import NORM_COLORS, STYLE
 from examples.report import Comparison, Spread
 
-_DIFFERENCES = "test accuracy less BN's of the same seed, points\nfilled: mean of the curve; hollow: at the end"
+_DIFFERENCES = "test accuracy less BN's of the same seed, points\n"
+    "filled: mean of the curve; hollow: at the end"
 
 
 def save_answer(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
