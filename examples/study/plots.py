@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from examples.plots import NORM_COLORS, STYLE
 from examples.report import Comparison, Spread
 
-_DIFFERENCES = "test accuracy less BN's of the same seed, points\n"
-    "filled: mean of the curve; hollow: at the end"
+_DIFFERENCES = (
+    "accuracy less BN's of the same seed, points\nfilled: mean of the curve; hollow: at the end"
+)
 
 
 def save_answer(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
@@ -44,6 +45,7 @@ def save_answer(comparisons: Sequence[Comparison], title: str, path: Path) -> No
         left.legend(loc="lower right", fontsize=7)
         others = [c for c in comparisons if c.norm != c.baseline]
         _differences(right, others, [colors[c.norm] for c in others])
+        right.tick_params(labelleft=False)  # the legend's colors say it
         figure.suptitle(title, fontsize=9)
         figure.savefig(path, dpi=110)
         plt.close(figure)

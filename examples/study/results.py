@@ -23,7 +23,7 @@ class Answer:
 
 
 def collect(folder: Path, study: Study) -> list[Answer]:
-    """What the finished trainings in ``folder`` say; norms without a training are left out."""
+    """What the finished trainings in ``folder`` say; a question without some norm is left out."""
     answers = []
     for question in study.questions:
         for setting in study.settings(question):
@@ -33,7 +33,7 @@ def collect(folder: Path, study: Study) -> list[Answer]:
                     run = running.finished(folder, study.spec(setting, norm, seed))
                     if run is not None:
                         found.setdefault(norm, {})[seed] = run
-            if len(found) < 2:
+            if len(found) < len(study.norms(question)):
                 continue
             seeds = set.intersection(*(set(by_seed) for by_seed in found.values()))
             shared = [found[norm][seed] for norm in found for seed in sorted(seeds)]
@@ -49,7 +49,7 @@ def save(folder: Path, study: Study, answers: list[Answer]) -> list[Path]:
         ValueError: there is nothing to save.
     """
     if not answers:
-        raise ValueError(f"{folder}: no question has trainings of two norms and a seed yet")
+        raise ValueError(f"{folder}: no question has a seed that all its norms have finished")
     tables, curves = folder / "tables.md", folder / "curves.csv"
     tables.write_text(markdown(folder, study, answers), encoding="utf-8")
     _write_curves(curves, answers)

@@ -98,14 +98,14 @@ def test_slices_end_in_the_same_curves(tmp_path, quadrants):
 
 def test_only_seeds_that_all_norms_have_enter(tmp_path, quadrants):
     _work(tmp_path, quadrants, steps=13)  # bn and mn of seed 0, bn of seed 1, a step more
-    answer, _ = collect(tmp_path, STUDY)
+    (answer,) = collect(tmp_path, STUDY)  # the second question lacks a norm
     assert [run.seed for c in answer.comparisons for run in c.runs] == [0, 0]
     assert "1 seeds" in markdown(tmp_path, STUDY, [answer])
 
 
 def test_nothing_yet(tmp_path, quadrants):
     _work(tmp_path, quadrants, steps=4)
-    with pytest.raises(ValueError, match="no question has trainings of two norms"):
+    with pytest.raises(ValueError, match="no question has a seed"):
         save(tmp_path, STUDY, collect(tmp_path, STUDY))
 
 
@@ -213,7 +213,7 @@ def test_command_lists(small, capsys):
     [
         (("small",), "--data and --out are needed"),
         (("none",), "none"),
-        (("small", "--report", "--out", "/nowhere"), "no question has trainings"),
+        (("small", "--report", "--out", "/nowhere"), "no question has a seed"),
         (("small", "--data", "x", "--out", "x", "--device", "nonsense"), "nonsense"),
     ],
 )
