@@ -292,3 +292,11 @@ def test_another_configuration_in_the_same_folder(command, capsys):
     with pytest.raises(SystemExit):
         command("--seed", "1")
     assert "seed 0 (asked for: 1)" in capsys.readouterr().err
+
+
+def test_missing_data_makes_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    with pytest.raises(SystemExit):
+        train.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert f"{tmp_path / 'nowhere'}: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
