@@ -94,7 +94,7 @@ def test_the_budget_holds_and_says_what_fell(cpu_backend, case):
     plan = [Case(Shape(f"s{i}", (4, 16, 6, 5), "a test")) for i in range(20)]
     start = time.monotonic()
     result = measure(plan, BatchNorm(), MixtureNorm("cpu"), seconds=1.0)
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 6  # all twenty: a minute
     fell = {item["case"] for item in result.left_out}
     measured = {r.case for r in result.rows}
     assert plan[-1].id in fell
@@ -118,9 +118,9 @@ class Compiling(BatchNorm):
 
 
 def test_compiling_is_rationed(case):
-    """40 % of 6 s admit two compilations of a second."""
+    """40 % of 10 s admit two compilations of 1.6 s, with room for a busy machine."""
     plan = [case, case.vary(layout="channels_last"), case.vary(phase="forward")]
-    result = measure(plan, BatchNorm(), Compiling(1.0), seconds=6.0)
+    result = measure(plan, BatchNorm(), Compiling(1.6), seconds=10.0)
     assert [r.case for r in result.rows if r.implementation == "bn-compiled"] == [
         c.id for c in plan[:2]
     ]
@@ -132,7 +132,7 @@ def test_compiling_is_rationed(case):
 def test_a_compilation_longer_than_its_share_is_interrupted(case):
     start = time.monotonic()
     result = measure([case], BatchNorm(), Compiling(10), seconds=2.0)
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 6
     assert [r.implementation for r in result.rows] == ["bn"]
     assert "torch.compile's share" in result.left_out[0]["reason"]
 
