@@ -22,6 +22,12 @@ def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, .
             learning_rates=(0.005,),
         ),
         Question(
+            "estimator",
+            "Where does the mixture come from, and does the gradient pass through its use?",
+            ("mn", DETACHED, "mn:estimator=batch", f"{AS_BN},responsibility_grad=False"),
+            learning_rates=(0.001, 0.005),
+        ),
+        Question(
             "affine",
             "1/√λ or not; γ and β shared or per component, started at ones or as BN?",
             ("mn", "mn:mixing_scale=False", "mn:component_affine=True", AS_BN),
@@ -31,11 +37,6 @@ def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, .
             "layers",
             "Which layers?",
             ("mn", "mn:layers=1", "mn:layers=all", f"{AS_BN},layers=all"),
-        ),
-        Question(
-            "estimator",
-            "Where does the mixture come from, and with how many EM steps?",
-            ("mn", "mn:em_iters=1", "mn:estimator=batch"),
         ),
         Question(
             "small-batches",
@@ -63,7 +64,10 @@ SCREENING = Study(
         Question(
             "em-steps",
             "How many EM steps?",
-            ("mn:em_iters=2", "mn:estimator=batch,em_iters=1", "mn:estimator=batch,em_iters=5"),
+            (
+                *(f"mn:em_iters={steps}" for steps in (1, 2)),
+                *(f"mn:estimator=batch,em_iters={steps}" for steps in (1, 2, 5)),
+            ),
         ),
         Question(
             "more-rates",
