@@ -41,7 +41,7 @@ class Probe:
     def _forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if layer.training:
             self._input_std = inputs[0].detach().std().item()
-            inputs[0].register_hook(self._backward)
+            inputs[0].register_hook(self._backward)  # type: ignore[no-untyped-call]
 
     def _backward(self, gradient: Tensor) -> None:
         self._gradient = gradient.norm().item()
