@@ -8,6 +8,7 @@ from examples.training import Recipe
 AS_BN = "mn:component_affine=True,affine_init=batchnorm"
 PER_CHANNEL = "mn:groups=C"
 DETACHED = "mn:responsibility_grad=False"
+AS_BN_DETACHED = f"{AS_BN},responsibility_grad=False"
 
 
 def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, ...]:
@@ -24,7 +25,7 @@ def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, .
         Question(
             "estimator",
             "Where does the mixture come from, and does the gradient pass through its use?",
-            ("mn", DETACHED, "mn:estimator=batch", f"{AS_BN},responsibility_grad=False"),
+            ("mn", DETACHED, "mn:estimator=batch", AS_BN_DETACHED),
             learning_rates=(0.001, 0.005),
         ),
         Question(
@@ -92,7 +93,9 @@ NETWORKS = Study(
     name="networks",
     text="the screening's best settings on larger networks",
     questions=tuple(
-        Question(model, f"{model}: does it carry over?", ("mn", AS_BN, PER_CHANNEL), model=model)
+        Question(
+            model, f"{model}: does it carry over?", ("mn", DETACHED, AS_BN_DETACHED), model=model
+        )
         for model in ("resnet20", "resnet56", "densenet40", "densenet100", "inception")
     ),
     recipe=Recipe(
