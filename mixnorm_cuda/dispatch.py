@@ -17,6 +17,7 @@ from torch import Tensor
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend
 from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
+from mixnorm_cuda.tracing import exporting
 from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 ENVIRONMENT_VARIABLE = "MIXNORM_BACKEND"
@@ -208,7 +209,7 @@ def select(
         backend = os.environ[ENVIRONMENT_VARIABLE] or "auto"
         source = ENVIRONMENT_VARIABLE
     check_name(backend, source)
-    if torch.compiler.is_exporting():
+    if exporting():
         return REFERENCE  # an exported graph must run where our operators are not
     if backend == "auto":
         preferred = _PREFERENCE.get(x.device.type, ())

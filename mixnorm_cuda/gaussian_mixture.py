@@ -202,7 +202,9 @@ class GaussianMixture:
 
     def _log_joint(self, X: Tensor, mixture: Mixture) -> Tensor:
         constant = 0.5 * X.shape[1] * math.log(2 * math.pi)
-        return log_joint(grouped(X, 1), mixture, self.reg_covar)[:, 0, :, 0] - constant
+        # As one sample of n positions: sums over channels then run along contiguous rows.
+        positions = grouped(X.t().contiguous()[None], 1)
+        return log_joint(positions, mixture, self.reg_covar)[0, 0].t() - constant
 
     def _mixture(self, X: Tensor) -> Mixture:
         self._check_fitted()

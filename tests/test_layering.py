@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Rooms of one layer do not know each other.
 PYTHON_LAYERS = (
-    {"types", "checks", "_version"},
+    {"types", "checks", "tracing", "_version"},
     {"kernels", "reference"},
     {"dispatch", "distributed"},
     {"autograd", "estimation"},

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.dispatch import REFERENCE, Backend
+from mixnorm_cuda.tracing import exporting
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
@@ -108,6 +109,6 @@ def _transformed() -> bool:
     An exported graph must run where this package is not: it gets operators of PyTorch only.
     """
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return exporting()
     functorch: Any = torch._C
     return functorch._are_functorch_transforms_active() or forward_ad._current_level >= 0

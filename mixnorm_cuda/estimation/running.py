@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mixnorm_cuda import dispatch
 from mixnorm_cuda.estimation import recomputation
+from mixnorm_cuda.tracing import compiling
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
@@ -38,7 +39,7 @@ def starting_mixture(running: Mixture) -> Mixture:
     does: its partitioner may recompute values from the buffers in the backward, after their
     update (pytorch/pytorch#197039); what an opaque operator returns is never recomputed.
     """
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if not compiling():
         return running
     return Mixture(*_snapshot(*running))
 
@@ -58,7 +59,7 @@ def update_running_statistics(
     not all finite changes nothing; returns whether they were, a 0-dim bool tensor on the device.
     A ``count`` [G, 1] on the device, of several processes' batches, may be 0: then nothing changes.
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if compiling():
         # Not by an operator: the graph would hold its count, an integer, as a constant and be
         # compiled anew for every batch size.
         first: Tensor = _is_first_run(running.mean)

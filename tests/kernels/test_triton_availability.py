@@ -76,25 +76,28 @@ def test_the_interpreter_needs_no_gpu(monkeypatch):
     assert dispatch.BACKENDS["triton"].refuses(x, 3, 1, False) is not None
 
 
-def test_auto_warns_once_that_a_gpu_runs_slowly(gpu, monkeypatch):
-    monkeypatch.setattr(availability.shutil, "which", lambda name: None)
+@pytest.fixture
+def x_on_gpu():
+    """Made before `gpu` claims a device that a CUDA build of PyTorch would go on to ask."""
     with FakeTensorMode():
-        x = torch.empty(4, 6, 3, device="cuda")
+        return torch.empty(4, 6, 3, device="cuda")
+
+
+def test_auto_warns_once_that_a_gpu_runs_slowly(x_on_gpu, gpu, monkeypatch):
+    monkeypatch.setattr(availability.shutil, "which", lambda name: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            assert dispatch.select("auto", x, 3, 1) is dispatch.REFERENCE
+            assert dispatch.select("auto", x_on_gpu, 3, 1) is dispatch.REFERENCE
     assert len(caught) == 1
     assert issubclass(caught[0].category, RuntimeWarning)
     assert "runs slowly on this GPU: Triton's launcher needs a C compiler" in str(caught[0].message)
 
 
-def test_auto_takes_triton_on_a_gpu_and_does_not_warn(gpu):
-    with FakeTensorMode():
-        x = torch.empty(4, 6, 3, device="cuda")
+def test_auto_takes_triton_on_a_gpu_and_does_not_warn(x_on_gpu, gpu):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if dispatch.BACKENDS["cuda"].missing() is not None:
-            assert dispatch.select("auto", x, 3, 1).name == "triton"
+            assert dispatch.select("auto", x_on_gpu, 3, 1).name == "triton"
         # What kernels do not do by design goes to the reference without a word.
-        assert dispatch.select("auto", x, 3, 1, True) is dispatch.REFERENCE
+        assert dispatch.select("auto", x_on_gpu, 3, 1, True) is dispatch.REFERENCE
