@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench.metrics import geometric_means
 from bench.ours import BACKENDS
@@ -100,8 +101,35 @@ def compiled_section(path: Path) -> str:
             table(
                 ("dtype", "layout", "bound, ps", "BatchNorm's, ps", "ratio"), ratios, markdown=True
             ),
+            "The moments of more components, contiguous: multiply-adds, which from some K on need "
+            "a sweep for ν and one for the sums, or products with `tl.dot` (three of "
+            "tensor-float-32 for one). Which is used is decided by these counts until it is "
+            "measured:",
+            _moments_table(content["moments"], channels),
         ]
     )
+
+
+def _moments_table(rows: list[dict[str, Any]], channels: int) -> str:
+    """Sums over the sweeps that make ν and the moments, per element of x."""
+    sweeps: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        sweeps.setdefault((row["dtype"], row["num_components"], row["how"]), []).append(row)
+    lines = []
+    for (dtype, components, how), kernels in sweeps.items():
+        moved = len(kernels) * ({"float32": 4, "bfloat16": 2}[dtype] + 4 * components / channels)
+        issue = [row["instructions"] / H200_LANES_PER_S for row in kernels]
+        memory = moved / len(kernels) / H200_BYTES_PER_S
+        lines.append(
+            (dtype, str(components), how, str(len(kernels)),
+             str(max(row["registers"] for row in kernels)),
+             number(sum(row["instructions"] for row in kernels), 1),
+             number(sum(row["matrix"] for row in kernels), 1), number(moved, 1),
+             number(sum(max(one, memory) for one in issue) * 1e12, 2))
+        )  # fmt: skip
+    columns = ("dtype", "K", "products", "sweeps", "registers", "instructions",
+               "of them matrix", "bytes", "bound, ps")  # fmt: skip
+    return table(columns, lines, markdown=True)
 
 
 def result_section(path: Path, result: Result) -> str:

@@ -7,6 +7,10 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
       "moments(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, float eps)"
       " -> (Tensor mass, Tensor mean, Tensor var)");
   m.def(
+      "normalize(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, Tensor mass,"
+      " Tensor batch_mean, Tensor batch_var, Tensor? weight, Tensor? bias, float eps,"
+      " bool mixing_scale) -> Tensor");
+  m.def(
       "forward(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, Tensor? weight,"
       " Tensor? bias, float eps, int em_iters, bool mixing_scale)"
       " -> (Tensor y, Tensor mass, Tensor batch_mean, Tensor batch_var, Tensor responsibilities,"
@@ -17,6 +21,14 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
       " Tensor? bias, float eps, bool mixing_scale, bool responsibility_grad, bool mixture_grad)"
       " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dmixing_weight, Tensor dmean,"
       " Tensor dvar)");
+  m.def(
+      "backward_sums(Tensor dy, Tensor x, Tensor mixing_weight, Tensor mean, Tensor var,"
+      " Tensor mass, Tensor batch_mean, Tensor batch_var, float eps) -> (Tensor h1, Tensor h2)");
+  m.def(
+      "backward_apply(Tensor dy, Tensor x, Tensor mixing_weight, Tensor mean, Tensor var,"
+      " Tensor mass, Tensor batch_mean, Tensor batch_var, Tensor h1, Tensor h2, Tensor? weight,"
+      " Tensor? bias, float eps, bool mixing_scale, bool responsibility_grad)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias)");
   m.def(
       "evaluate(Tensor x, Tensor mixing_weight, Tensor mean, Tensor var, Tensor? weight,"
       " Tensor? bias, float eps, bool mixing_scale) -> Tensor");

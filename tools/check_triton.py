@@ -1,4 +1,5 @@
-"""Compiles what representative layers launch for each architecture; a register spill is an error.
+"""Compiles what representative layers launch for each architecture; a register spill is an error,
+but for a few bytes.
 
 ``--all`` compiles more layers. ``--counts FILE`` writes what an element costs in the machine code
 of sm_90, for `python -m bench.readme`. Where there is no Triton, says so and exits 0.
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from triton_aot import Compiled, Layer
 
 CAPABILITIES = (80, 90, 100)
+TOLERATED = 16
+"""Bytes a thread that ptxas spills of its own accord, with registers to spare, to fit one more
+program on a multiprocessor."""
 COUNTED = ("moments", "normalize", "output_sums", "input_gradient")
 
 
@@ -34,6 +38,11 @@ def representative(everything: bool) -> "list[Layer]":
         Layer((64, 64, 56, 56), 8, 64),
         Layer((64, 64, 56, 56), 16, 64, channels_last=True),
         Layer((64, 64, 56, 56), 3, 8, "bfloat16"),
+        # Small enough for one launch.
+        Layer((4, 64, 8, 8)),
+        Layer((64, 256)),
+        Layer((8, 256, 14, 14), 3, 256, "bfloat16"),
+        Layer((8, 64, 8, 8), 4, 8, channels_last=True),
     ]
     if everything:
         for channels_last in (False, True):
@@ -45,6 +54,10 @@ def representative(everything: bool) -> "list[Layer]":
                 Layer((64, 64, 56, 56), 1, channels_last=channels_last),
                 Layer((64, 64, 56, 56), 3, 64, channels_last=channels_last),
                 Layer((64, 64, 56, 56), 3, 1, "float64", channels_last),
+                Layer((8, 128, 4, 4), 4, channels_last=channels_last),
+                Layer((8, 256, 7, 7), 4, 256, channels_last=channels_last),
+                Layer((16, 256, 7, 7), 1, channels_last=channels_last),
+                Layer((2, 64, 8, 8), 4, 1, "float64", channels_last),
             ]
         layers += [Layer((64, 64, 56, 56), 16, channels_last=True), Layer((64, 64, 56, 56), 16, 64)]
     return layers
@@ -65,9 +78,9 @@ def report(layer: "Layer", capability: int, kernels: "list[Compiled]") -> int:
         grid = "x".join(map(str, k.grid))
         line = (
             f"  {k.name:20} {k.tile:26} {grid:>9} {k.warps:5} {k.registers:9} {k.stack:5} "
-            f"{k.shared:6}{'  SPILL' if k.stack else ''}"
+            f"{k.shared:6}{'  SPILL' if k.stack > TOLERATED else ''}"
         )
-        lines[line] = k.stack > 0
+        lines[line] = k.stack > TOLERATED
     print("\n".join(lines), flush=True)
     return sum(lines.values())
 
@@ -101,6 +114,26 @@ def counts() -> list[dict[str, Any]]:
     return found
 
 
+def moments_counts(shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What an element costs in the sweeps that make the moments, with either kind of product."""
+    from triton_aot import compile_moments, loop_counts
+
+    return [
+        {
+            "dtype": dtype,
+            "num_components": components,
+            "how": "tl.dot" if dot else "multiply-adds",
+            "kernel": kernel.name,
+            "registers": kernel.registers,
+            **loop_counts(kernel)._asdict(),
+        }
+        for dtype in ("float32", "bfloat16")
+        for components in (3, 8, 16)
+        for dot in (False, True)
+        for kernel in compile_moments(shape, components, dtype, 90, dot=dot)
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES)
@@ -115,6 +148,7 @@ def main() -> int:
 
         sizes = {"shape": [64, 64, 56, 56], "num_components": 3, "groups": 1}
         content = {"triton": triton.__version__, "target": "sm_90", **sizes, "rows": counts()}
+        content["moments"] = moments_counts((64, 64, 56, 56))
         a.counts.parent.mkdir(parents=True, exist_ok=True)
         a.counts.write_text(json.dumps(content, indent=1) + "\n")
         return 0

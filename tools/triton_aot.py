@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mixnorm_cuda.kernels.triton import launch, launch_backward, launch_forward, problem
-from mixnorm_cuda.types import Mixture
+from mixnorm_cuda.kernels.triton import config, launch, launch_backward, launch_forward, problem
+from mixnorm_cuda.types import BatchMoments, Mixture
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
@@ -81,12 +81,14 @@ class LoopCounts(NamedTuple):
     arithmetic: float
     """FFMA, FMUL and FADD among them."""
     shuffles: float
+    matrix: float
+    """HMMA: products of the matrix units."""
     bytes: float
     """Loaded from and stored to global memory."""
 
 
 def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
-    """All kernels of the layer's training step, with an EM step, and of eval."""
+    """All kernels of the layer's training step, with an EM step if K > 1, and of eval."""
     x = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -100,16 +102,33 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
     affine = (empty(c), empty(c))
     common: dict[str, Any] = {"eps": 1e-5, "mixing_scale": True}
     with _compiling(capability) as found:
-        out = launch_forward.forward(x, mixture, *affine, em_iters=1, **common)
+        out = launch_forward.forward(x, mixture, *affine, em_iters=min(k - 1, 1), **common)
         launch_backward.backward(
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
             responsibility_grad=True, mixture_grad=False, **common,
         )  # fmt: skip
-        launch_forward.evaluate(x, mixture, *affine, **common)
+        launch_forward.normalize(x, mixture, BatchMoments(*mixture), *affine, **common)
         launch_backward.evaluate_backward(
             x, x, mixture, *affine, responsibility_grad=True, **common
         )
     return found
+
+
+def compile_moments(
+    shape: tuple[int, ...], components: int, dtype: str, capability: int, *, dot: bool
+) -> list[Compiled]:
+    """The sweeps of a training step's moments and ν, by `tl.dot` or by multiply-adds."""
+    budget = replace(config.BUDGETS["moments"], dot_components=1 if dot else 0)
+    x = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.float32, device="meta")
+
+    c = shape[1]
+    mixture = Mixture(empty(1, components), empty(components, c), empty(components, c))
+    with config.using({"moments": budget}), _compiling(capability) as found:
+        launch_forward.forward(x, mixture, None, None, eps=1e-5, em_iters=0, mixing_scale=True)
+    return [k for k in found if k.name in ("responsibilities", "moments", "dot_moments")]
 
 
 def loop_counts(kernel: Compiled) -> LoopCounts:
@@ -134,6 +153,7 @@ def loop_counts(kernel: Compiled) -> LoopCounts:
         sum(operations.values()) / elements,
         total("FFMA", "FMUL", "FADD"),
         total("SHFL"),
+        total("HMMA"),
         moved / elements,
     )
 

@@ -29,24 +29,6 @@ class Backward {
         normalizer_{shift_,   mixture_, moments_.mean, moments_.var,
                     a.affine, a.eps,    a.mixing_scale} {}
 
-  void run() {
-    const OutputSums sums = accumulate_output();
-    store_affine_gradients(plan_, normalizer_, sums, a_.dweight, a_.dbias);
-    differentiate_input(sums);
-    if (a_.dmixture.mean != nullptr && a_.mixing_scale) add_scale_gradient(sums);
-  }
-
- private:
-  // As forward left them, or computed again into `scratch`.
-  Weights<const T> responsibilities(const TileShape& shape, Tile<const T> xg, const TileRef& ref,
-                                    int64_t g, Weights<T> scratch) const {
-    if (plan_.components == 1) return constant(scratch);
-    if (stored_) return stored_weights(plan_, stored_, ref);
-    kernels_.responsibilities(shape, xg, posterior_.coefficients.group(g), posterior_.constant(g),
-                              scratch, int(plan_.components), 0);
-    return constant(scratch);
-  }
-
   OutputSums accumulate_output() {
     ChunkSums sums(plan_);
     struct State {
@@ -70,6 +52,23 @@ class Backward {
         });
     sums.merge(executor_);
     return output_sums(plan_, sums, moments_.mean);
+  }
+
+  void differentiate(const OutputSums& sums) {
+    store_affine_gradients(plan_, normalizer_, sums, a_.dweight, a_.dbias);
+    differentiate_input(sums);
+    if (a_.dmixture.mean != nullptr && a_.mixing_scale) add_scale_gradient(sums);
+  }
+
+ private:
+  // As forward left them, or computed again into `scratch`.
+  Weights<const T> responsibilities(const TileShape& shape, Tile<const T> xg, const TileRef& ref,
+                                    int64_t g, Weights<T> scratch) const {
+    if (plan_.components == 1) return constant(scratch);
+    if (stored_) return stored_weights(plan_, stored_, ref);
+    kernels_.responsibilities(shape, xg, posterior_.coefficients.group(g), posterior_.constant(g),
+                              scratch, int(plan_.components), 0);
+    return constant(scratch);
   }
 
   void differentiate_input(const OutputSums& output) {
@@ -99,6 +98,7 @@ class Backward {
           const Tile<const T> dy = state.dy.read(ref), x = state.x.read(ref);
           const Tile<T> dx = state.dx.target(ref);
           const TileShape shape = group_shape(plan_, ref);
+          const Destination to = destination(x, dx, state.dx.stores(), through_posterior);
           for (int64_t g = 0; g < plan_.groups; ++g) {
             const Tile<const T> dyg = group_of(plan_, dy, g), xg = group_of(plan_, x, g);
             const Weights<const T> nu = responsibilities(shape, xg, ref, g, state.nu.get());
@@ -106,7 +106,7 @@ class Backward {
             if (through_posterior) {
               kernels_.posterior_gradient(shape, dyg, xg, tables.posterior.group(g),
                                           tables.constants.data() + g * components, nu, dlogit,
-                                          components);
+                                          components, to.ahead);
             }
             if (mixture_sums) {
               kernels_.add_mass(constant(dlogit), shape.positions(), components,
@@ -114,9 +114,9 @@ class Backward {
               kernels_.accumulate(shape, {}, xg, posterior_.coefficients.group(g), constant(dlogit),
                                   components, sums.group(chunk, g), 0);
             }
-            kernels_.input_gradient[state.dx.stores()](
-                shape, dyg, xg, tables.input.group(g), nu, constant(dlogit), group_of(plan_, dx, g),
-                components, state.x.ahead(index, Order::kDown));
+            kernels_.input_gradient[to.stores](shape, dyg, xg, tables.input.group(g), nu,
+                                               constant(dlogit), group_of(plan_, dx, g), components,
+                                               state.x.ahead(index, Order::kDown));
           }
           state.dx.finish(ref);
         });
@@ -178,10 +178,40 @@ class Backward {
 template <class T>
 void backward(const Input& dy, const Input& x, const BackwardArguments<T>& arguments,
               Executor executor) {
-  Backward<T>(dy, x, arguments, executor).run();
+  Backward<T> passes(dy, x, arguments, executor);
+  passes.differentiate(passes.accumulate_output());
 }
 
-template void backward(const Input&, const Input&, const BackwardArguments<float>&, Executor);
-template void backward(const Input&, const Input&, const BackwardArguments<double>&, Executor);
+template <class T>
+void backward_sums(const Input& dy, const Input& x, const BackwardSumsArguments<T>& a,
+                   Executor executor) {
+  BackwardArguments<T> arguments{};
+  arguments.components = a.components;
+  arguments.groups = a.groups;
+  arguments.moments = a.moments;
+  arguments.mixture = a.mixture;
+  arguments.eps = a.eps;
+  arguments.dx = {nullptr, x.stride_n, x.stride_c, x.stride_l};  // not written here
+  const OutputSums sums = Backward<T>(dy, x, arguments, executor).accumulate_output();
+  std::copy(sums.h1.begin(), sums.h1.end(), a.h1);
+  std::copy(sums.h2.begin(), sums.h2.end(), a.h2);
+}
+
+template <class T>
+void backward_apply(const Input& dy, const Input& x, const T* h1, const T* h2,
+                    const BackwardArguments<T>& arguments, Executor executor) {
+  const int64_t size = arguments.components * x.channels;
+  Backward<T>(dy, x, arguments, executor).differentiate({{h1, h1 + size}, {h2, h2 + size}});
+}
+
+#define MIXNORM_INSTANTIATE(T)                                                               \
+  template void backward(const Input&, const Input&, const BackwardArguments<T>&, Executor); \
+  template void backward_sums(const Input&, const Input&, const BackwardSumsArguments<T>&,   \
+                              Executor);                                                     \
+  template void backward_apply(const Input&, const Input&, const T*, const T*,               \
+                               const BackwardArguments<T>&, Executor);
+MIXNORM_INSTANTIATE(float)
+MIXNORM_INSTANTIATE(double)
+#undef MIXNORM_INSTANTIATE
 
 }  // namespace mixnorm::cpu

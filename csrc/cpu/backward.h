@@ -9,7 +9,7 @@ namespace mixnorm::cpu {
 template <class T>
 struct BackwardArguments {
   int64_t components, groups;
-  const T* responsibilities;  // as forward stored them
+  const T* responsibilities;  // as forward stored them; null: computed again
   BatchMoments<const T> moments;
   Mixture<const T> mixture;  // forward's final_mixture
   Affine<T> affine;
@@ -22,9 +22,29 @@ struct BackwardArguments {
   Mixture<T> dmixture;  // null pointers unless wanted
 };
 
-// dy has x's element type and sizes.
+// dy has x's element type and sizes, here and below.
 template <class T>
 void backward(const Input& dy, const Input& x, const BackwardArguments<T>& arguments,
               Executor executor);
+
+// The two sweeps of backward apart: the sums of one x, then its gradients from the sums of all that
+// the moments are of. Neither is given the responsibilities.
+template <class T>
+struct BackwardSumsArguments {
+  int64_t components, groups;
+  BatchMoments<const T> moments;
+  Mixture<const T> mixture;
+  double eps;
+  T* h1;  // sum nu dy, [K, C]
+  T* h2;  // sum nu dy (x - m), [K, C]
+};
+
+template <class T>
+void backward_sums(const Input& dy, const Input& x, const BackwardSumsArguments<T>& arguments,
+                   Executor executor);
+
+template <class T>
+void backward_apply(const Input& dy, const Input& x, const T* h1, const T* h2,
+                    const BackwardArguments<T>& arguments, Executor executor);
 
 }  // namespace mixnorm::cpu

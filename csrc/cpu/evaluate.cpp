@@ -30,6 +30,7 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
   const GradientTables<T> tables(plan, normalizer, nullptr, nullptr);
   ChunkSums sums(plan);
   const int components = int(plan.components);
+  const bool through_posterior = components > 1 && a.responsibility_grad;
   struct State {
     TileReader<T> dy, x;
     TileWriter<T> dx;
@@ -49,6 +50,7 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
         const Tile<const T> dy_tile = state.dy.read(ref), x_tile = state.x.read(ref);
         const Tile<T> dx_tile = state.dx.target(ref);
         const TileShape shape = group_shape(plan, ref);
+        const Destination to = destination(x_tile, dx_tile, state.dx.stores(), through_posterior);
         for (int64_t g = 0; g < plan.groups; ++g) {
           const Tile<const T> dyg = group_of(plan, dy_tile, g), xg = group_of(plan, x_tile, g);
           const Weights<T> nu = state.nu.get(), dlogit = state.dlogit.get();
@@ -56,16 +58,16 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
             kernels.responsibilities(shape, xg, posterior.coefficients.group(g),
                                      posterior.constant(g), nu, components, 0);
           }
-          if (components > 1 && a.responsibility_grad) {
+          if (through_posterior) {
             kernels.posterior_gradient(shape, dyg, xg, tables.posterior.group(g),
                                        tables.constants.data() + g * components, constant(nu),
-                                       dlogit, components);
+                                       dlogit, components, to.ahead);
           }
           kernels.accumulate(shape, dyg, xg, posterior.coefficients.group(g), constant(nu),
                              components, sums.group(chunk, g), 0);
-          kernels.input_gradient[state.dx.stores()](
-              shape, dyg, xg, tables.input.group(g), constant(nu), constant(dlogit),
-              group_of(plan, dx_tile, g), components, state.x.ahead(index, Order::kUp));
+          kernels.input_gradient[to.stores](shape, dyg, xg, tables.input.group(g), constant(nu),
+                                            constant(dlogit), group_of(plan, dx_tile, g),
+                                            components, state.x.ahead(index, Order::kUp));
         }
         state.dx.finish(ref);
       });

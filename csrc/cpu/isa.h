@@ -24,14 +24,15 @@ void add_mass(Weights<const T> w, int64_t positions, int components, double* mas
 
 template <class T, class Kernels>
 constexpr TileKernels<T> table() {
-  return {
-      &Kernels::responsibilities,
-      &Kernels::accumulate,
-      &add_mass<T>,
-      {&Kernels::template normalize<CachedStores>, &Kernels::template normalize<StreamedStores>},
-      &Kernels::posterior_gradient,
-      {&Kernels::template input_gradient<CachedStores>,
-       &Kernels::template input_gradient<StreamedStores>}};
+  return {&Kernels::responsibilities,
+          &Kernels::accumulate,
+          &add_mass<T>,
+          {&Kernels::template normalize<CachedStores>, &Kernels::template normalize<FetchedStores>,
+           &Kernels::template normalize<StreamedStores>},
+          &Kernels::posterior_gradient,
+          {&Kernels::template input_gradient<CachedStores>,
+           &Kernels::template input_gradient<FetchedStores>,
+           &Kernels::template input_gradient<StreamedStores>}};
 }
 
 // Components up to here have kernels of their own; index 0 is the kernel that takes any number.

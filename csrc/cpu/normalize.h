@@ -1,4 +1,5 @@
-// The output sweep, shared by forward and evaluate.
+// The output sweep: on its own with the moments given, and as forward and evaluate share it.
+// Torch-free.
 #pragma once
 
 #include "cpu/sweep.h"
@@ -20,5 +21,19 @@ struct Normalization {
 template <class T>
 void normalize(const Plan& plan, Executor executor, const Input& x, const Posterior<T>* posterior,
                const T* stored, const Normalization<T>& normalization, const Output& y);
+
+template <class T>
+struct NormalizeArguments {
+  int64_t components, groups;
+  Mixture<const T> mixture;
+  BatchMoments<const T> moments;  // of x, or of more than x
+  Affine<T> affine;
+  double eps;
+  bool mixing_scale;
+  Output y;
+};
+
+template <class T>
+void normalize(const Input& x, const NormalizeArguments<T>& arguments, Executor executor);
 
 }  // namespace mixnorm::cpu

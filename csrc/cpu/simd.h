@@ -119,6 +119,18 @@ MIXNORM_INLINE void for_vectors(int64_t length, F&& f) {
   if (i < length) f(i, Partial{static_cast<int>(length - i)});
 }
 
+// The same with Full only where p + offset is aligned to the vector. For rows that are written:
+// a store that crosses a cache line costs as much as several.
+template <class T, class F>
+MIXNORM_INLINE void for_aligned_vectors(const T* p, int64_t length, F&& f) {
+  const auto past = reinterpret_cast<uintptr_t>(p) % MIXNORM_VECTOR_BYTES / sizeof(T);
+  int64_t i = past == 0 ? 0 : kLanes<T> - static_cast<int64_t>(past);
+  if (i > length) i = length;
+  if (i > 0) f(int64_t{0}, Partial{static_cast<int>(i)});
+  for (; i + kLanes<T> <= length; i += kLanes<T>) f(i, Full{});
+  if (i < length) f(i, Partial{static_cast<int>(length - i)});
+}
+
 template <class T>
 MIXNORM_INLINE Vec<T> load(const T* p, Full) {
   return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
@@ -242,6 +254,10 @@ struct CachedStores {
     store(p, v, part);
   }
   static MIXNORM_INLINE void finish() {}
+};
+struct FetchedStores : CachedStores {
+  template <class T>
+  static MIXNORM_INLINE void prepare(const T*, int64_t) {}
 };
 struct StreamedStores {
   template <class T>

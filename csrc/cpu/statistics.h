@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/executor.h"
 #include "cpu/plan.h"
 #include "cpu/tensor.h"
@@ -32,7 +33,7 @@ class CoefficientTable {
  private:
   bool rows_of_channels_;
   int64_t pitch_, group_channels_;
-  std::vector<T> data_;
+  AlignedVector<T> data_;
 };
 
 // Two sums per component and channel and one mass per component and group, for every chunk; merge()

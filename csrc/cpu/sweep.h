@@ -43,13 +43,13 @@ template <class T>
 class TileWeights {
  public:
   explicit TileWeights(const Plan& plan)
-      : pitch_(plan.max_tile_positions),
-        data_(plan.components > 1 ? plan.components * plan.max_tile_positions : 0) {}
+      : pitch_(whole_lines<T>(plan.max_tile_positions)),
+        data_(plan.components > 1 ? plan.components * pitch_ : 0) {}
   Weights<T> get() { return {data_.data(), pitch_}; }
 
  private:
   int64_t pitch_;
-  std::vector<T> data_;
+  AlignedVector<T> data_;
 };
 
 // Those of all positions, [K, positions], at a tile.

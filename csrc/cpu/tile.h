@@ -52,18 +52,22 @@ struct Sums {
 
 // Number of coefficients per channel of each kernel.
 constexpr int logit_coefficients(int k) { return 2 * k - 1; }
-constexpr int normalize_coefficients(int k) { return 3 * k + 1; }
+constexpr int normalize_coefficients(int k) { return 2 * k + 1; }
 constexpr int posterior_coefficients(int k) { return 4 * k - 3; }
 constexpr int input_coefficients(int k) { return 5 * k - 1; }
 
-// How a kernel writes its output. Streamed stores do not fetch the line that they overwrite, nor
-// leave it in the caches; rows and segments must then be aligned to kStreamAlignment bytes.
-enum Stores { kCached, kStreamed };
-constexpr int kStreamAlignment = 64;
+// How a kernel writes its output. Cached stores want the lines that they overwrite in the caches:
+// the kernel fetches those of the next tile, unless (kFetched) an earlier kernel of the same tile
+// has fetched its own. Streamed stores do not fetch them, nor leave them in the caches; where lanes
+// are channels, rows must then start on a cache line.
+enum Stores { kCached, kFetched, kStreamed };
+constexpr int kStoresCount = 3;
+constexpr int kLineBytes = 64;
 
-// `ahead` is the distance in elements to the tile that comes next, which a kernel prefetches as it
-// goes (0: nothing to prefetch). x' = x - shift throughout; coefficient 0 is always the shift.
-// Quantities that enter a softmax or its gradient are differences to component 0.
+// `ahead` is the distance in elements from x to what a kernel prefetches as it goes: the tile that
+// comes next, or the output that a later kernel computes (0: nothing to prefetch). x' = x - shift
+// throughout; coefficient 0 is always the shift. Quantities that enter a softmax or its gradient
+// are differences to component 0.
 template <class T>
 struct TileKernels {
   // nu = softmax over k of constant_k + sum_c x' (quadratic_kc x' + linear_kc), k >= 1; component 0
@@ -79,24 +83,25 @@ struct TileKernels {
   // mass_k += sum_t w_k.
   void (*add_mass)(Weights<const T> w, int64_t positions, int components, double* mass);
 
-  // y = sum_k nu_k [ scale_k (x' - mean_k) + bias_k ]. Coefficients: shift, (mean, scale, bias) for
-  // every k. One kernel for each of Stores.
-  void (*normalize[2])(TileShape, Tile<const T> x, Coefficients<T>, Weights<const T> nu, Tile<T> y,
-                       int components, int64_t ahead);
+  // y = sum_k nu_k [ scale_k x' + offset_k ]. Coefficients: shift, (scale, offset) for every k. One
+  // kernel for each of Stores.
+  void (*normalize[kStoresCount])(TileShape, Tile<const T> x, Coefficients<T>, Weights<const T> nu,
+                                  Tile<T> y, int components, int64_t ahead);
 
   // dnu_k = constant_k + sum_c [ dy (scale x' + offset) + x' (quadratic x' + linear) ];
   // dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j).
   // Coefficients: shift, (scale, offset, quadratic, linear) for k >= 1.
   void (*posterior_gradient)(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
                              const T* constant, Weights<const T> nu, Weights<T> dlogit,
-                             int components);
+                             int components, int64_t ahead);
 
   // dx = sum_k nu_k [ scale_k dy + linear_k + curvature_k x' ] + sum_k dlogit_k [ pull_k -
   // precision_k x' ]. Coefficients: shift, (scale, linear, curvature) for every k, (pull,
   // precision) for k >= 1. One kernel for each of Stores.
-  void (*input_gradient[2])(TileShape, Tile<const T> dy, Tile<const T> x, Coefficients<T>,
-                            Weights<const T> nu, Weights<const T> dlogit, Tile<T> dx,
-                            int components, int64_t ahead);
+  void (*input_gradient[kStoresCount])(TileShape, Tile<const T> dy, Tile<const T> x,
+                                       Coefficients<T>, Weights<const T> nu,
+                                       Weights<const T> dlogit, Tile<T> dx, int components,
+                                       int64_t ahead);
 };
 
 // Copies between a tensor's own type and layout and a tile buffer of the accumulation type.

@@ -183,11 +183,10 @@ struct ChannelLanes {
               v[i] = load(row, part) - shift;
             });
             components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-              const V mean = load(p + (3 * k + 1) * coef.pitch, part);
-              const V scale = load(p + (3 * k + 2) * coef.pitch, part);
-              const V bias = load(p + (3 * k + 3) * coef.pitch, part);
+              const V scale = load(p + (2 * k + 1) * coef.pitch, part);
+              const V offset = load(p + (2 * k + 2) * coef.pitch, part);
               repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
-                const V one = (v[i] - mean) * scale + bias;
+                const V one = v[i] * scale + offset;
                 if constexpr (K == 1) {
                   sum[i] = one;
                 } else {
@@ -205,7 +204,7 @@ struct ChannelLanes {
 
   static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                                  Coefficients<T> coef, const T* constant, Weights<const T> nu,
-                                 Weights<T> dlogit, int k_runtime) {
+                                 Weights<T> dlogit, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     for_vectors<T>(shape.length, [&](int64_t t0, auto positions) MIXNORM_INLINE_LAMBDA {
       V term[kMax][kWidth];
@@ -219,6 +218,7 @@ struct ChannelLanes {
               const V shift = load(p, part);
               V v[kBlock], g[kBlock];
               repeat<kBlock>([&](int i) MIXNORM_INLINE_LAMBDA {
+                prefetch_for_write(x.data + (t + i) * x.row + c, ahead);
                 v[i] = load(x.data + (t + i) * x.row + c, part) - shift;
                 g[i] = load(dy.data + (t + i) * dy.row + c, part);
               });

@@ -22,15 +22,19 @@ int64_t buffer_size(const Plan& plan) {
 // output next fetches it from there: below some 16 MiB that loses more than it saves.
 constexpr int64_t kStreamedBytes = int64_t{16} << 20;
 
+// Rows of positions that do not end with a line share it with the next row, and such lines are not
+// streamed. From this length on they are few.
+constexpr int64_t kStreamedRowBytes = 8 * kLineBytes;
+
 template <class T>
 Stores stores_for(const Plan& plan, const Output& output, Strides strides) {
-  const auto whole_lines = [](int64_t elements) {
-    return elements * int64_t{sizeof(T)} % kStreamAlignment == 0;
-  };
-  const bool aligned = reinterpret_cast<uintptr_t>(output.data) % kStreamAlignment == 0 &&
-                       (plan.lanes == Lanes::kPositions
-                            ? whole_lines(strides.n) && whole_lines(strides.c)
-                            : whole_lines(strides.l) && whole_lines(plan.group_channels));
+  const auto fills_lines = [](int64_t elements) { return elements == whole_lines<T>(elements); };
+  const bool starts_line = reinterpret_cast<uintptr_t>(output.data) % kLineBytes == 0;
+  const bool aligned =
+      plan.lanes == Lanes::kPositions
+          ? (starts_line && fills_lines(strides.n) && fills_lines(strides.c)) ||
+                strides.c * int64_t{sizeof(T)} >= kStreamedRowBytes
+          : starts_line && fills_lines(strides.l) && fills_lines(plan.group_channels);
   const bool large = plan.positions * plan.channels * int64_t{sizeof(T)} >= kStreamedBytes;
   return plan.staging == Plan::Staging::kNone && large && aligned ? kStreamed : kCached;
 }

@@ -2,8 +2,9 @@
 // else through a buffer of one tile. One reader or writer serves one thread.
 #pragma once
 
-#include <vector>
+#include <cstdint>
 
+#include "cpu/aligned.h"
 #include "cpu/plan.h"
 #include "cpu/tile.h"
 
@@ -24,7 +25,7 @@ class TileReader {
   const Plan& plan_;
   Input input_;
   Strides strides_;
-  std::vector<T> buffer_;
+  AlignedVector<T> buffer_;
 };
 
 template <class T>
@@ -43,8 +44,22 @@ class TileWriter {
   Scalar scalar_;
   Strides strides_;
   Stores stores_;
-  std::vector<T> buffer_;
+  AlignedVector<T> buffer_;
 };
+
+// How the last kernel of a tile stores its output, and how far ahead of x that output is for an
+// earlier kernel to fetch: spread over both, the fetching hides behind more arithmetic.
+struct Destination {
+  Stores stores;
+  int64_t ahead;
+};
+template <class T>
+Destination destination(Tile<const T> x, Tile<T> y, Stores stores, bool earlier_kernel) {
+  const bool alike = x.row == y.row && x.segment == y.segment;
+  if (!earlier_kernel || !alike || stores != kCached) return {stores, 0};
+  const auto bytes = reinterpret_cast<intptr_t>(y.data) - reinterpret_cast<intptr_t>(x.data);
+  return {kFetched, bytes / int64_t{sizeof(T)}};
+}
 
 // Group g of a tile.
 template <class T>

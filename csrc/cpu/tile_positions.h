@@ -33,6 +33,29 @@ MIXNORM_INLINE void for_channel_blocks(int64_t channels, F&& f) {
   }
 }
 
+// f(Block<N>) where all rows of `out` are aligned to the vector. Else rows are handled one by one,
+// f(Block<1>): each has vectors of its own that are (for_output_vectors).
+template <int N, class T, class F>
+MIXNORM_INLINE void with_aligned_rows(TileShape shape, Tile<T> out, F&& f) {
+  const int64_t elements = out.row | (shape.segments > 1 ? out.segment : 0);
+  const bool aligned =
+      (reinterpret_cast<uintptr_t>(out.data) | elements * sizeof(T)) % MIXNORM_VECTOR_BYTES == 0;
+  if (N > 1 && aligned) {
+    f(Block<N>{});
+  } else {
+    f(Block<1>{});
+  }
+}
+
+template <class T, int N, class F>
+MIXNORM_INLINE void for_output_vectors(Block<N>, const T* out, int64_t length, F&& f) {
+  if constexpr (N > 1) {
+    for_vectors<T>(length, f);
+  } else {
+    for_aligned_vectors<T>(out, length, f);
+  }
+}
+
 template <class T, int K>
 struct PositionLanes {
   using V = Vec<T>;
@@ -159,50 +182,53 @@ struct PositionLanes {
   static void normalize(TileShape shape, Tile<const T> x, Coefficients<T> coef, Weights<const T> nu,
                         Tile<T> y, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
-    for_channel_blocks<channel_block<K>(3 * K + 1)>(
-        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
-          constexpr int kBlock = decltype(block)::kSize;
-          V shift[kBlock], mean[kBlock][kMax], scale[kBlock][kMax], bias[kBlock][kMax];
-          repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            const T* p = coef.data + (c0 + c) * coef.pitch;
-            shift[c] = broadcast(p[0]);
-            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-              mean[c][k] = broadcast(p[3 * k + 1]);
-              scale[c][k] = broadcast(p[3 * k + 2]);
-              bias[c][k] = broadcast(p[3 * k + 3]);
-            });
-          });
-          for (int64_t s = 0; s < shape.segments; ++s) {
-            const T* row = x.data + c0 * x.row + s * x.segment;
-            T* out = y.data + c0 * y.row + s * y.segment;
-            const T* weight = nu.data + s * shape.length;
-            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-              V v[kBlock], sum[kBlock] = {};
-              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                prefetch(row + c * x.row + t, ahead);
-                Store::prepare(out + c * y.row + t, ahead);
-                v[c] = load(row + c * x.row + t, part) - shift[c];
-              });
+    with_aligned_rows<channel_block<K>(2 * K + 1)>(shape, y, [&](auto rows) MIXNORM_INLINE_LAMBDA {
+      for_channel_blocks<decltype(rows)::kSize>(
+          shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+            constexpr int kBlock = decltype(block)::kSize;
+            V shift[kBlock], scale[kBlock][kMax], offset[kBlock][kMax];
+            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+              const T* p = coef.data + (c0 + c) * coef.pitch;
+              shift[c] = broadcast(p[0]);
               components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-                V weight_k{};
-                if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
-                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                  const V one = (v[c] - mean[c][k]) * scale[c][k] + bias[c][k];
-                  sum[c] = K == 1 ? one : sum[c] + weight_k * one;
-                });
-              });
-              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                Store::write(out + c * y.row + t, sum[c], part);
+                scale[c][k] = broadcast(p[2 * k + 1]);
+                offset[c][k] = broadcast(p[2 * k + 2]);
               });
             });
-          }
-        });
+            for (int64_t s = 0; s < shape.segments; ++s) {
+              const T* row = x.data + c0 * x.row + s * x.segment;
+              T* out = y.data + c0 * y.row + s * y.segment;
+              const T* weight = nu.data + s * shape.length;
+              for_output_vectors<T>(rows, out, shape.length,
+                                    [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+                                      V v[kBlock], sum[kBlock] = {};
+                                      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                                        prefetch(row + c * x.row + t, ahead);
+                                        Store::prepare(out + c * y.row + t, ahead);
+                                        v[c] = load(row + c * x.row + t, part) - shift[c];
+                                      });
+                                      components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                                        V weight_k{};
+                                        if constexpr (K != 1)
+                                          weight_k = load(weight + k * nu.pitch + t, part);
+                                        repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                                          const V one = v[c] * scale[c][k] + offset[c][k];
+                                          sum[c] = K == 1 ? one : sum[c] + weight_k * one;
+                                        });
+                                      });
+                                      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                                        Store::write(out + c * y.row + t, sum[c], part);
+                                      });
+                                    });
+            }
+          });
+    });
     Store::finish();
   }
 
   static void posterior_gradient(TileShape shape, Tile<const T> dy, Tile<const T> x,
                                  Coefficients<T> coef, const T* constant, Weights<const T> nu,
-                                 Weights<T> dlogit, int k_runtime) {
+                                 Weights<T> dlogit, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     for_channel_blocks<channel_block<K>(4 * K - 3)>(
         shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
@@ -229,6 +255,7 @@ struct PositionLanes {
                 sum[k] = c0 == 0 ? broadcast(constant[k]) : load(out + k * dlogit.pitch + t, part);
               });
               repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                prefetch_for_write(x_row + c * x.row + t, ahead);
                 const V v = load(x_row + c * x.row + t, part) - shift[c];
                 const V g = load(dy_row + c * dy.row + t, part);
                 components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
@@ -263,59 +290,63 @@ struct PositionLanes {
                              Tile<T> dx, int k_runtime, int64_t ahead) {
     const Components<K> components(k_runtime);
     const int pairs = 3 * components.count() - 1;  // pull_k at pairs + 2 k, precision_k after it
-    for_channel_blocks<channel_block<K>(5 * K - 1)>(
-        shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
-          constexpr int kBlock = decltype(block)::kSize;
-          V shift[kBlock], scale[kBlock][kMax], linear[kBlock][kMax], curvature[kBlock][kMax],
-              pull[kBlock][kMax], precision[kBlock][kMax];
-          repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-            const T* p = coef.data + (c0 + c) * coef.pitch;
-            shift[c] = broadcast(p[0]);
-            components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-              scale[c][k] = broadcast(p[3 * k + 1]);
-              linear[c][k] = broadcast(p[3 * k + 2]);
-              curvature[c][k] = broadcast(p[3 * k + 3]);
-            });
-            components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-              pull[c][k] = broadcast(p[pairs + 2 * k]);
-              precision[c][k] = broadcast(p[pairs + 2 * k + 1]);
-            });
-          });
-          for (int64_t s = 0; s < shape.segments; ++s) {
-            const T* x_row = x.data + c0 * x.row + s * x.segment;
-            const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
-            T* out = dx.data + c0 * dx.row + s * dx.segment;
-            const T* weight = nu.data + s * shape.length;
-            const T* logit = dlogit.data + s * shape.length;
-            for_vectors<T>(shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
-              V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
+    with_aligned_rows<channel_block<K>(5 * K - 1)>(shape, dx, [&](auto rows) MIXNORM_INLINE_LAMBDA {
+      for_channel_blocks<decltype(rows)::kSize>(
+          shape.channels, [&](int64_t c0, auto block) MIXNORM_INLINE_LAMBDA {
+            constexpr int kBlock = decltype(block)::kSize;
+            V shift[kBlock], scale[kBlock][kMax], linear[kBlock][kMax], curvature[kBlock][kMax],
+                pull[kBlock][kMax], precision[kBlock][kMax];
+            repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+              const T* p = coef.data + (c0 + c) * coef.pitch;
+              shift[c] = broadcast(p[0]);
               components.each([&](int k) MIXNORM_INLINE_LAMBDA {
-                V weight_k = broadcast(T(1));
-                if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
-                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                  on_dy[c] += weight_k * scale[c][k];
-                  on_one[c] += weight_k * linear[c][k];
-                  on_x[c] += weight_k * curvature[c][k];
-                });
+                scale[c][k] = broadcast(p[3 * k + 1]);
+                linear[c][k] = broadcast(p[3 * k + 2]);
+                curvature[c][k] = broadcast(p[3 * k + 3]);
               });
               components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
-                const V logit_k = load(logit + k * dlogit.pitch + t, part);
-                repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                  on_one[c] += logit_k * pull[c][k];
-                  on_x[c] -= logit_k * precision[c][k];
-                });
-              });
-              repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
-                prefetch(x_row + c * x.row + t, ahead);
-                prefetch(dy_row + c * dy.row + t, ahead);
-                Store::prepare(out + c * dx.row + t, ahead);
-                const V v = load(x_row + c * x.row + t, part) - shift[c];
-                const V g = load(dy_row + c * dy.row + t, part);
-                Store::write(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]), part);
+                pull[c][k] = broadcast(p[pairs + 2 * k]);
+                precision[c][k] = broadcast(p[pairs + 2 * k + 1]);
               });
             });
-          }
-        });
+            for (int64_t s = 0; s < shape.segments; ++s) {
+              const T* x_row = x.data + c0 * x.row + s * x.segment;
+              const T* dy_row = dy.data + c0 * dy.row + s * dy.segment;
+              T* out = dx.data + c0 * dx.row + s * dx.segment;
+              const T* weight = nu.data + s * shape.length;
+              const T* logit = dlogit.data + s * shape.length;
+              for_output_vectors<T>(
+                  rows, out, shape.length, [&](int64_t t, auto part) MIXNORM_INLINE_LAMBDA {
+                    V on_dy[kBlock] = {}, on_one[kBlock] = {}, on_x[kBlock] = {};
+                    components.each([&](int k) MIXNORM_INLINE_LAMBDA {
+                      V weight_k = broadcast(T(1));
+                      if constexpr (K != 1) weight_k = load(weight + k * nu.pitch + t, part);
+                      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                        on_dy[c] += weight_k * scale[c][k];
+                        on_one[c] += weight_k * linear[c][k];
+                        on_x[c] += weight_k * curvature[c][k];
+                      });
+                    });
+                    components.each_but_first([&](int k) MIXNORM_INLINE_LAMBDA {
+                      const V logit_k = load(logit + k * dlogit.pitch + t, part);
+                      repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                        on_one[c] += logit_k * pull[c][k];
+                        on_x[c] -= logit_k * precision[c][k];
+                      });
+                    });
+                    repeat<kBlock>([&](int c) MIXNORM_INLINE_LAMBDA {
+                      prefetch(x_row + c * x.row + t, ahead);
+                      prefetch(dy_row + c * dy.row + t, ahead);
+                      Store::prepare(out + c * dx.row + t, ahead);
+                      const V v = load(x_row + c * x.row + t, part) - shift[c];
+                      const V g = load(dy_row + c * dy.row + t, part);
+                      Store::write(out + c * dx.row + t, g * on_dy[c] + (v * on_x[c] + on_one[c]),
+                                   part);
+                    });
+                  });
+            }
+          });
+    });
     Store::finish();
   }
 };

@@ -54,6 +54,16 @@ inline void check_mixture(const char* op, const Tensor& x, const Tensor& mixing_
   check_statistic(op, "var", var, x, components, channels, "[K, C]");
 }
 
+// What the mixture's components saw of a batch: (mass [G, K], batch_mean [K, C], batch_var [K, C]).
+inline void check_moments(const char* op, const Tensor& x, const Tensor& mass,
+                          const Tensor& batch_mean, const Tensor& batch_var,
+                          const Tensor& mixing_weight) {
+  const int64_t components = mixing_weight.size(1);
+  check_statistic(op, "mass", mass, x, mixing_weight.size(0), components, "[G, K]");
+  check_statistic(op, "batch_mean", batch_mean, x, components, x.size(1), "[K, C]");
+  check_statistic(op, "batch_var", batch_var, x, components, x.size(1), "[K, C]");
+}
+
 // weight and bias, [C] or [K, C]; any floating dtype, as a half-precision layer has them.
 inline void check_affine(const char* op, const Tensor& x, const Tensor& mean,
                          const std::optional<Tensor>& weight, const std::optional<Tensor>& bias) {

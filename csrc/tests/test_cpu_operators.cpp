@@ -12,6 +12,7 @@
 #include "cpu/backward.h"
 #include "cpu/evaluate.h"
 #include "cpu/forward.h"
+#include "cpu/normalize.h"
 #include "cpu/tile.h"
 #include "tests/check.h"
 #include "tests/executors.h"
@@ -29,6 +30,7 @@ struct Shape {
 
 struct Results {
   std::vector<double> y, mass, mean, var, dx, dweight, dbias, dmean, eval_y, eval_dx;
+  std::vector<double> parts_y, parts_dx;  // of the passes in parts
 };
 
 struct Problem {
@@ -263,6 +265,36 @@ Results computed(const Problem& p, Executor executor) {
   for (T value : dlambda) CHECK(std::isfinite(value));
   for (T value : dvar) CHECK(std::isfinite(value));
 
+  std::vector<T> parts_y = poisoned(x.size()), parts_dx = poisoned(x.size());
+  std::vector<T> h1 = poisoned(kc), h2 = poisoned(kc);
+  std::vector<T> parts_dweight = poisoned(kc), parts_dbias = poisoned(kc);
+  const BatchMoments<const T> moments{mass.data(), mean.data(), q.data()};
+  normalize(input(x),
+            NormalizeArguments<T>{s.components, s.groups, mixture, moments, affine, kEps, true,
+                                  output(parts_y)},
+            executor);
+  backward_sums(input(dy), input(x),
+                BackwardSumsArguments<T>{s.components, s.groups, moments, mixture, kEps, h1.data(),
+                                         h2.data()},
+                executor);
+  backward_apply(input(dy), input(x), h1.data(), h2.data(),
+                 BackwardArguments<T>{s.components,
+                                      s.groups,
+                                      nullptr,
+                                      moments,
+                                      mixture,
+                                      affine,
+                                      kEps,
+                                      true,
+                                      true,
+                                      output(parts_dx),
+                                      parts_dweight.data(),
+                                      parts_dbias.data(),
+                                      {}},
+                 executor);
+  for (T value : parts_dweight) CHECK(std::isfinite(value));
+  for (T value : parts_dbias) CHECK(std::isfinite(value));
+
   std::vector<T> eval_y = poisoned(x.size()), eval_dx = poisoned(x.size());
   std::vector<T> eval_dweight = poisoned(kc), eval_dbias = poisoned(kc);
   evaluate(
@@ -275,8 +307,9 @@ Results computed(const Problem& p, Executor executor) {
                                    output(eval_dx), eval_dweight.data(), eval_dbias.data()},
       executor);
   for (T value : eval_dweight) CHECK(std::isfinite(value));
-  return {restored(y),   wide(mass),  wide(mean), wide(q),          restored(dx),
-          wide(dweight), wide(dbias), wide(dmu),  restored(eval_y), restored(eval_dx)};
+  return {restored(y),      wide(mass),        wide(mean),        wide(q),
+          restored(dx),     wide(dweight),     wide(dbias),       wide(dmu),
+          restored(eval_y), restored(eval_dx), restored(parts_y), restored(parts_dx)};
 }
 
 void check_close(const char* name, const std::vector<double>& found,
@@ -312,10 +345,14 @@ void check(const Shape& shape) {
   check_close("eval y", found.eval_y, wanted.eval_y, output);
   check_close("eval dx", found.eval_dx, wanted.eval_dx, gradient);
 
+  check_close("y in parts", found.parts_y, wanted.y, output);
+  check_close("dx in parts", found.parts_dx, wanted.dx, gradient);
+
   const Results threads = computed<T>(problem, mixnorm::tests::threaded<3>);
   CHECK(threads.y == found.y && threads.dx == found.dx && threads.mean == found.mean);
   CHECK(threads.var == found.var && threads.dweight == found.dweight);
   CHECK(threads.eval_y == found.eval_y && threads.eval_dx == found.eval_dx);
+  CHECK(threads.parts_y == found.parts_y && threads.parts_dx == found.parts_dx);
   if (mixnorm::tests::failures != before) {
     std::fprintf(stderr, "^ N %d, C %d, L %d, K %d, G %d, channels %s, %s\n", int(shape.batch),
                  int(shape.channels), int(shape.length), int(shape.components), int(shape.groups),

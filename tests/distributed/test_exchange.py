@@ -6,6 +6,7 @@ from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixnorm_cuda import MixtureNorm2d, SyncMixtureNorm, convert_sync_mixture_norm
+from mixnorm_cuda.dispatch import BACKENDS
 from tests.distributed import jobs
 from tests.distributed.jobs import CHANNELS
 from tests.distributed.test_parity import batches_of, check, state_of
@@ -13,17 +14,19 @@ from tests.support import assert_close, same_bits
 
 
 class Collectives(TorchDispatchMode):
-    """Notes the name and the size of every collective."""
+    """Notes the name and the size of every collective, and the names of our own operators."""
 
     def __init__(self):
         super().__init__()
         self.calls = []
+        self.kernels = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace in ("_c10d_functional", "c10d"):
-            name = function._schema.name.split("::")[1]
-            if name != "wait_tensor":
-                self.calls.append((name, args[0].numel()))
+        name = function._schema.name.split("::")[1]
+        if function.namespace in ("_c10d_functional", "c10d") and name != "wait_tensor":
+            self.calls.append((name, args[0].numel()))
+        if function.namespace == "mixnorm":
+            self.kernels.append(name)
         return function(*args, **kwargs or {})
 
 
@@ -53,6 +56,30 @@ def test_one_collective_per_sweep_of_its_least_size(pair, components, groups, em
         assert forward == [("all_gather_into_tensor", size)] * sweeps
         assert backward == [("all_reduce", 2 * CHANNELS * components)]
         assert evaluation == []
+
+
+def kernels_used(rank, options, x):
+    layer = SyncMixtureNorm(CHANNELS, **options)
+    leaf = x.clone().requires_grad_()
+    layer(leaf)  # agreement and seeding
+    with Collectives() as seen:
+        layer(leaf).sum().backward()
+    return [name for name in seen.kernels if name != "update_running"]
+
+
+@pytest.mark.skipif(
+    BACKENDS["cpu"].missing() is not None, reason=f"no CPU operators: {BACKENDS['cpu'].missing()}"
+)
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("auto", ["moments", "normalize", "backward_sums", "backward_apply"]),
+        ("reference", []),
+    ],
+)
+def test_every_pass_runs_in_the_kernels_of_the_backend(pair, backend, expected):
+    for kernels in pair.run(kernels_used, {"backend": backend}, torch.randn(4, CHANNELS, 3)):
+        assert kernels == expected
 
 
 def seeding_counted(rank, x):

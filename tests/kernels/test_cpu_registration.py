@@ -27,18 +27,26 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return (x, *mixture, 1e-5)
     if name == "forward":
         return (x, *mixture, *affine, 1e-5, 1, True)
-    if name == "evaluate":
-        return (x, *mixture, *affine, 1e-5, True)
+    if name in ("evaluate", "normalize"):
+        moments = mixture if name == "normalize" else ()
+        return (x, *mixture, *moments, *affine, 1e-5, True)
     if name == "update_running":
         return (*mixture, *(rand(*t.shape) for t in mixture), 20, 0.1, None)
     dy = torch.ones_like(x)
     if name == "evaluate_backward":
         return (dy, x, *mixture, *affine, 1e-5, True, True)
+    if name == "backward_sums":
+        return (dy, x, *mixture, *mixture, 1e-5)
+    if name == "backward_apply":
+        return (dy, x, *mixture, *mixture, *mixture[1:], *affine, 1e-5, True, True)
     out = torch.ops.mixnorm.forward(*arguments("forward", x, components, groups))
     return (dy, x, out[4], *out[1:4], *out[5:8], *affine, 1e-5, True, True, True)
 
 
-OPERATORS = ("moments", "forward", "backward", "evaluate", "evaluate_backward", "update_running")
+OPERATORS = (
+    *("moments", "normalize", "forward", "backward", "backward_sums", "backward_apply"),
+    *("evaluate", "evaluate_backward", "update_running"),
+)
 INPUTS = {
     "contiguous": torch.randn(4, CHANNELS, 5, 5),
     "channels last": torch.randn(4, CHANNELS, 5, 5).contiguous(memory_format=torch.channels_last),
@@ -115,6 +123,17 @@ X = INPUTS["contiguous"]
         ("backward", 0, torch.rand(4, CHANNELS, 5, 5).double(), "dy has dtype"),
         ("backward", 2, torch.rand(3, 99), "responsibilities has shape"),
         ("backward", 3, torch.rand(2, 3), "mass has shape"),
+        ("normalize", 4, torch.rand(2, 3), "mass has shape"),
+        ("normalize", 6, torch.rand(3, CHANNELS).double(), "batch_var has dtype"),
+        ("normalize", 7, torch.rand(CHANNELS + 1), "weight has shape"),
+        ("normalize", 9, 0.0, "eps is 0"),
+        ("backward_sums", 0, torch.rand(4, CHANNELS, 5, 6), "dy has shape"),
+        ("backward_sums", 6, torch.rand(3, 5), "batch_mean has shape"),
+        ("backward_sums", 8, -1.0, "eps is -1"),
+        ("backward_apply", 1, torch.rand(4, CHANNELS, 5, 5).long(), "x has dtype"),
+        ("backward_apply", 8, torch.rand(3, 5), "h1 has shape"),
+        ("backward_apply", 9, torch.rand(3, CHANNELS).double(), "h2 has dtype"),
+        ("backward_apply", 11, torch.rand(2, CHANNELS), "bias has shape"),
         ("evaluate", 5, torch.rand(3, 7), "bias has shape"),
         ("evaluate_backward", 7, -1.0, "eps is -1"),
     ],

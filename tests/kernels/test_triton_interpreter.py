@@ -15,10 +15,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in FOLDER.glob("test_*.py")))
-def test_interpreted(file: str) -> None:
+# Two processes of about the same length.
+LONGEST = "test_kernels.py"
+OTHERS = sorted(path.name for path in FOLDER.glob("test_*.py") if path.name != LONGEST)
+
+
+@pytest.mark.parametrize("files", [(LONGEST,), OTHERS], ids=["kernels", "others"])
+def test_interpreted(files: tuple[str, ...]) -> None:
+    paths = [FOLDER / file for file in files]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", FOLDER / file],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -35,17 +35,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_gradient("backward", dy, x);
   check_mixture("backward", x, mixing_weight, mean, var);
   check_components("backward", mixing_weight);
-  check_statistic("backward", "mass", mass, x, mixing_weight.size(0), mixing_weight.size(1),
-                  "[G, K]");
-  check_statistic("backward", "batch_mean", batch_mean, x, mean.size(0), mean.size(1), "[K, C]");
-  check_statistic("backward", "batch_var", batch_var, x, mean.size(0), mean.size(1), "[K, C]");
+  check_moments("backward", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("backward", x, mean, weight, bias);
   check_eps("backward", eps);
 
   const Tensor input = dense(x);
   const Tensor gradient = in_format_of(input, dy);
   const Parameters parameters(mixing_weight, mean, var, weight, bias);
-  const Parameters moments(mass, batch_mean, batch_var, std::nullopt, std::nullopt);
+  const Moments moments(mass, batch_mean, batch_var);
   const int64_t components = parameters.components(), groups = parameters.groups();
   check_responsibilities(responsibilities, x, components, groups);
   const Tensor dx = output_like(input);
@@ -56,12 +53,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   const Tensor dmixing_weight = wanted(mixing_weight), dmean = wanted(mean), dvar = wanted(var);
   with_accumulation_type(x, [&](auto zero) {
     using T = decltype(zero);
-    const cpu::Mixture<const T> statistics = moments.mixture<T>();
     const cpu::BackwardArguments<T> arguments{
         components,
         groups,
         responsibilities.const_data_ptr<T>(),
-        {statistics.mixing_weight, statistics.mean, statistics.var},
+        moments.moments<T>(),
         parameters.mixture<T>(),
         parameters.affine<T>(),
         eps,

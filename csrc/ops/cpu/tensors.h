@@ -136,6 +136,19 @@ struct Parameters {
   }
 };
 
+// Moments that one call reads, likewise.
+struct Moments {
+  Tensor mass, mean, var;
+
+  Moments(const Tensor& mass, const Tensor& mean, const Tensor& var)
+      : mass(as_contiguous(mass)), mean(as_contiguous(mean)), var(as_contiguous(var)) {}
+
+  template <class T>
+  cpu::BatchMoments<const T> moments() const {
+    return {mass.const_data_ptr<T>(), mean.const_data_ptr<T>(), var.const_data_ptr<T>()};
+  }
+};
+
 template <class T>
 cpu::Mixture<T> mixture_of(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var) {
   return {mixing_weight.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(),

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 MAX_COMPONENTS = 16
 """What the kernels' registers are laid out for (kMaxComponents in csrc/device/constants.h)."""
@@ -113,6 +113,60 @@ class NativeCpuBackend:
 
     def moments(self, x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
         return ops.moments(x, mixture, eps=eps)
+
+    def normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor:
+        return ops.normalize(x, mixture, moments, weight, bias, eps=eps, mixing_scale=mixing_scale)
+
+    def backward_sums(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+    ) -> GradientSums:
+        return ops.backward_sums(dy, x, mixture, moments, eps=eps)
+
+    def backward_apply(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        sums: GradientSums,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        return ops.backward_apply(
+            dy,
+            x,
+            mixture,
+            moments,
+            sums,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            responsibility_grad=responsibility_grad,
+        )
 
     def update_running(
         self, running: Mixture, moments: BatchMoments, count: int, factor: float | Tensor

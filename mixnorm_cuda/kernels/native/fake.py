@@ -19,13 +19,39 @@ def absent() -> list[str]:
 
 
 def _operators() -> tuple[Callable[..., object], ...]:
-    return (moments, forward, backward, evaluate, evaluate_backward, update_running)
+    return (
+        moments,
+        normalize,
+        forward,
+        backward,
+        backward_sums,
+        backward_apply,
+        evaluate,
+        evaluate_backward,
+        update_running,
+    )
 
 
 def moments(
     x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like(mixing_weight), _like(mean), _like(var)
+
+
+def normalize(
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    mass: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+) -> Tensor:
+    return _output(x)
 
 
 def forward(
@@ -74,6 +100,40 @@ def backward(
     mixture = (mixing_weight, mean, var)
     dmixture = (_like(t) if mixture_grad else t.new_empty(0) for t in mixture)
     return _output(x), _gradient(weight, mean), _gradient(bias, mean), *dmixture
+
+
+def backward_sums(
+    dy: Tensor,
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    mass: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    return _like(mean), _like(mean)
+
+
+def backward_apply(
+    dy: Tensor,
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    mass: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    h1: Tensor,
+    h2: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _output(x), _gradient(weight, mean), _gradient(bias, mean)
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 
 class CudaDeviceInfo(NamedTuple):
@@ -34,6 +34,27 @@ def moments(x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
     """
     loader.require("cpu")
     return BatchMoments(*torch.ops.mixnorm.moments(x, *mixture, eps))
+
+
+def normalize(
+    x: Tensor,
+    mixture: Mixture,
+    moments: BatchMoments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+) -> Tensor:
+    """The output of `forward` under ``moments``, which may be of more than ``x``.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    y = torch.ops.mixnorm.normalize(x, *mixture, *moments, weight, bias, eps, mixing_scale)
+    return cast(Tensor, y)
 
 
 def forward(
@@ -105,6 +126,45 @@ def backward(
         mixture_grad,
     )
     return Gradients(dx, dweight, dbias, mixture=Mixture(*dmixture) if mixture_grad else None)
+
+
+def backward_sums(
+    dy: Tensor, x: Tensor, mixture: Mixture, moments: BatchMoments, *, eps: float
+) -> GradientSums:
+    """The first sweep of `backward`: Σ ν dy and Σ ν dy (x − m) of this ``x``, [K, C] each.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    return GradientSums(*torch.ops.mixnorm.backward_sums(dy, x, *mixture, *moments, eps))
+
+
+def backward_apply(
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    moments: BatchMoments,
+    sums: GradientSums,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> Gradients:
+    """The second sweep of `backward`, from ``sums`` over all that ``moments`` are of.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
+    """
+    loader.require("cpu")
+    options = (eps, mixing_scale, responsibility_grad)
+    return Gradients(
+        *torch.ops.mixnorm.backward_apply(dy, x, *mixture, *moments, *sums, weight, bias, *options)
+    )
 
 
 def evaluate(

@@ -22,9 +22,11 @@ from mixnorm_cuda.kernels.triton.config import Budget
 VARIABLE = "MIXNORM_AUTOTUNE"
 SWEEPS = {
     "moments": ("moments",),
-    "forward": ("moments", "normalize"),
-    "backward": ("output_sums", "input_gradient"),
-    "evaluate": ("normalize",),
+    "forward": ("fused_forward", "moments", "normalize"),
+    "backward": ("fused_backward", "output_sums", "input_gradient"),
+    "normalize": ("normalize",),
+    "backward_sums": ("output_sums",),
+    "backward_apply": ("input_gradient",),
     "evaluate_backward": ("input_gradient",),
 }
 """The kernels whose budgets an operator's time depends on."""
@@ -34,6 +36,7 @@ CANDIDATES = {
     "elements": (8, 16, 32),
     "threads": (64, 128, 256),
     "resident_threads": (256, 384, 512, 768, 1024),
+    "program_elements": (0, 2**16),
 }
 
 Budgets = dict[str, Budget]
@@ -79,6 +82,8 @@ def tune(operator: str, call: Callable[[], object]) -> Budgets:
     fastest = _time(best, call)
     for kernel in best:
         for name, values in CANDIDATES.items():
+            if not getattr(best[kernel], name):
+                continue  # not a number of this kernel
             for value in values:
                 budget = dataclasses.replace(best[kernel], **{name: value})
                 candidate = best | {kernel: budget}

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from mixnorm_cuda.kernels.triton import availability, ops
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, Mixture
+from mixnorm_cuda.kernels.triton.arguments import MAX_COMPONENTS
+from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
 
 
 class TritonBackend:
@@ -26,10 +27,9 @@ class TritonBackend:
                 return reason
         if responsibilities_given:
             return "the Triton kernels compute the responsibilities, here they are given"
-        if num_components > ops.MAX_COMPONENTS:
+        if num_components > MAX_COMPONENTS:
             return (
-                f"num_components={num_components}, the Triton kernels take up to "
-                f"{ops.MAX_COMPONENTS}"
+                f"num_components={num_components}, the Triton kernels take up to {MAX_COMPONENTS}"
             )
         if x.shape[2:].numel() >= 2**31:
             return f"a sample has {x.shape[2:].numel()} positions, 2**31 is too many"
@@ -111,6 +111,60 @@ class TritonBackend:
             dy,
             x,
             mixture,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            responsibility_grad=responsibility_grad,
+        )
+
+    def normalize(
+        self,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+    ) -> Tensor:
+        return ops.normalize(x, mixture, moments, weight, bias, eps=eps, mixing_scale=mixing_scale)
+
+    def backward_sums(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+    ) -> GradientSums:
+        return ops.backward_sums(dy, x, mixture, moments, eps=eps)
+
+    def backward_apply(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mixture: Mixture,
+        moments: BatchMoments,
+        sums: GradientSums,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: Tensor | None = None,
+        *,
+        eps: float,
+        mixing_scale: bool,
+        responsibility_grad: bool,
+    ) -> Gradients:
+        return ops.backward_apply(
+            dy,
+            x,
+            mixture,
+            moments,
+            sums,
             weight,
             bias,
             eps=eps,

@@ -7,6 +7,8 @@ v = σ² + ε, p = 1/v and μ' = μ − shift give component k's logit on x' = x
 import triton
 import triton.language as tl
 
+from mixnorm_cuda.kernels.triton.tile import channel_block
+
 MIN_MASS = tl.constexpr(1e-6)
 MIN_MIXING_WEIGHT = tl.constexpr(1e-3)
 
@@ -101,8 +103,9 @@ def _coefficients_kernel(
     mixing_weight_ptr,
     mean_ptr,
     var_ptr,
-    shift_weight_ptr,
-    shift_mean_ptr,
+    mass_ptr,
+    batch_mean_ptr,
+    batch_var_ptr,
     weight_ptr,
     weight_stride_k,
     weight_stride_c,
@@ -114,32 +117,32 @@ def _coefficients_kernel(
     positions,
     length,
     C: tl.constexpr,
+    SPAN: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
     EPS: tl.constexpr,
     MIXING_SCALE: tl.constexpr,
-    FROM_DATA: tl.constexpr,
     SAMPLES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):
-    """The posterior's table of θ and, unless ``output_ptr`` is null, the output's in eval.
+    """The posterior's table of θ and, unless ``output_ptr`` is null, the output's under the
+    moments (S, m, q).
 
-    The shift is a mean of sampled x (FROM_DATA) or Σ_k w_k m_k / Σ_k w_k of given (w, m): near the
-    data in both cases, so that squares about it lose no digits.
+    The shift is Σ_k S_k m_k / Σ_k S_k, or a mean of sampled x where the moments are not known
+    (null): near the data in both cases, so that squares about it lose no digits.
     """
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exists = c < C
+    _group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
     group = c // D
     T: tl.constexpr = posterior_ptr.dtype.element_ty
-    if FROM_DATA:
+    if mass_ptr is None:
         shift = sampled_mean(x_ptr, c, exists, positions, length, SAMPLES, C, CHANNELS_LAST)
     else:
         total = tl.zeros([BLOCK_C], tl.float64)
         shift = tl.zeros([BLOCK_C], tl.float64)
         for k in range(K):
-            w = tl.load(shift_weight_ptr + group * K + k, mask=exists, other=1.0).to(tl.float64)
-            m = tl.load(shift_mean_ptr + k * C + c, mask=exists, other=0.0).to(tl.float64)
+            w = tl.load(mass_ptr + group * K + k, mask=exists, other=1.0).to(tl.float64)
+            m = tl.load(batch_mean_ptr + k * C + c, mask=exists, other=0.0).to(tl.float64)
             total += w
             shift += w * m
         shift = shift / total
@@ -151,17 +154,18 @@ def _coefficients_kernel(
     for k in range(K):
         at = k * C + c
         mixing_weight = tl.load(mixing_weight_ptr + group * K + k, mask=exists, other=1.0)
-        mean = tl.load(mean_ptr + at, mask=exists, other=0.0).to(tl.float64) - shift.to(tl.float64)
-        var = tl.load(var_ptr + at, mask=exists, other=1.0).to(tl.float64)
         if K > 1:
+            mean = tl.load(mean_ptr + at, mask=exists, other=0.0).to(tl.float64)
+            var = tl.load(var_ptr + at, mask=exists, other=1.0).to(tl.float64)
             origin = store_logit(
-                posterior_ptr, k, c, c % D == 0, exists,
-                mixing_weight.to(tl.float64), mean, var, origin, C, EPS,
+                posterior_ptr, k, c, c % D == 0, exists, mixing_weight.to(tl.float64),
+                mean - shift.to(tl.float64), var, origin, C, EPS,
             )  # fmt: skip
         if output_ptr is not None:
+            m = tl.load(batch_mean_ptr + at, mask=exists, other=0.0).to(tl.float64)
+            q = tl.load(batch_var_ptr + at, mask=exists, other=1.0).to(tl.float64)
             gamma = affine(weight_ptr, k, c, exists, weight_stride_k, weight_stride_c, 1.0)
             beta = affine(bias_ptr, k, c, exists, bias_stride_k, bias_stride_c, 0.0)
-            factor = mixing_factor(mixing_weight.to(tl.float64), MIXING_SCALE)
-            store_output(
-                output_ptr, k, c, exists, gamma * factor / tl.sqrt(var + EPS), mean, beta, C
-            )
+            scale = gamma * mixing_factor(mixing_weight.to(tl.float64), MIXING_SCALE)
+            scale = scale / tl.sqrt(q + EPS)
+            store_output(output_ptr, k, c, exists, scale, m - shift.to(tl.float64), beta, C)

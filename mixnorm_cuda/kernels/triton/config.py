@@ -36,17 +36,36 @@ class Budget:
     """Threads of a multiprocessor that a launch counts on: what its registers allow."""
     resident_elements: int = 2**16
     """Elements that these threads hold, at most: a tile of more needs more registers."""
+    dot_components: int = 0
+    """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
+    32 to 64 channels in float32. 0: never."""
+    program_elements: int = 0
+    """Of the input that one program goes over in a launch that does all passes, at most: what
+    stays in a multiprocessor's cache from pass to pass. 0: never one launch."""
+    program_components: int = 4
+    """Components in such a launch, at most: compiling it takes seconds at 4, and grows with the
+    cube (10 s at 8, minutes at 16, on a 2-core Xeon)."""
 
 
 BUDGETS: dict[str, Budget] = {
     "moments": Budget(
-        channel_registers=96, position_registers=16, bytes=128, resident_elements=2**13
+        channel_registers=96,
+        position_registers=16,
+        bytes=128,
+        resident_elements=2**13,
+        # Counted, not measured: tl.dot costs 50 instructions an element up to 16 components, the
+        # multiply-adds 28 at 3, 74 at 5 and 180 at 8.
+        dot_components=5,
     ),
     "normalize": Budget(),
     "output_sums": Budget(elements=16),
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "responsibilities": Budget(),
     "log_odds_gradient": Budget(elements=16),
+    "fused_forward": Budget(threads=256, program_elements=2**15),
+    "fused_backward": Budget(
+        position_registers=16, elements=16, threads=256, program_elements=2**14
+    ),
 }
 
 
@@ -110,13 +129,13 @@ def channel_cost(kernel: str, components: int, nu: str, *, sums: int = 0) -> int
     """Values that a thread holds for each of its channels."""
     k = components
     computed = 2 * (k - 1) if nu in (NU_JOINT, NU_CHANNEL) else 0
-    if kernel == "moments":
+    if kernel in ("moments", "fused_forward"):
         return 1 + computed + 2 * k
     if kernel == "normalize":
         return 1 + computed + 2 * k
     if kernel == "output_sums":
         return 1 + computed + 2 * k
-    if kernel == "input_gradient":
+    if kernel in ("input_gradient", "fused_backward"):
         return 1 + 4 * k + 2 * (k - 1) + sums
     return 1  # responsibilities, log_odds_gradient: rows are loaded where they are used
 
@@ -130,8 +149,12 @@ def choose_tile(
     *,
     itemsize: int,
     sums: int = 0,
+    block_c: int | None = None,
 ) -> Tile | None:
-    """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit."""
+    """The tile of ``kernel`` for groups of ``span`` channels; None where "joint" does not fit.
+
+    Blocks have at most ``block_c`` channels where these need not meet.
+    """
     budget = budget_of(kernel)
     registers = 2 if itemsize == 8 else 1
     cost = channel_cost(kernel, components, nu, sums=sums) * registers
@@ -141,8 +164,9 @@ def choose_tile(
     elements = min(budget.elements, budget.bytes // itemsize)
     if nu == NU_CHANNEL:
         elements = min(elements, held)
-    block_c = next_power_of_two(span)
-    blocked = nu not in (NU_JOINT,)
+    blocked = nu != NU_JOINT
+    widest = next_power_of_two(span)
+    block_c = min(widest, block_c) if blocked and block_c else widest
     pick = _channels_last if geometry.channels_last else _contiguous
     return pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
 
@@ -223,6 +247,53 @@ def choose_launch(
     fewest = -(-geometry.positions // 2**18)
     chunks = min(tiles, max(1, resident // blocks, fewest), 65535)
     return Launch(tile, blocks, chunks, tiles)
+
+
+def choose_dot(
+    kernel: str, geometry: Geometry, span: int, components: int, *, itemsize: int
+) -> Tile | None:
+    """The tile of a kernel that uses `tl.dot`; None where multiply-adds serve better.
+
+    Every warp holds the coefficients of all channels as operands: more than 64 would spill. With
+    fewer than 32 the 16 padded rows of ν cost more than the products.
+    """
+    fewest = budget_of(kernel).dot_components
+    if not 0 < fewest <= components or not 32 <= span <= 64:
+        return None
+    block_c = next_power_of_two(span)
+    vec = _power_of_two_divisor(span, 16 // itemsize) if geometry.channels_last else geometry.vec
+    return Tile(block_c, 2048 // block_c, vec, 1, 1, 4)
+
+
+def choose_fused(
+    kernel: str,
+    geometry: Geometry,
+    channels: int,
+    span: int,
+    components: int,
+    nu: str,
+    multiprocessors: int,
+    *,
+    itemsize: int,
+    sums: int = 0,
+) -> Launch | None:
+    """One program for each group or, where channels do not meet, for a few of them; None where a
+    program would go over more of the input than its budget allows."""
+    budget = budget_of(kernel)
+    limit = budget.program_elements
+    if components > budget.program_components:
+        return None
+    # Few channels keep all multiprocessors busy; memory comes in sectors of 32 bytes.
+    fewest = 32 // itemsize if geometry.channels_last else 1
+    wanted = min(span / multiprocessors, limit / geometry.positions)
+    block_c = max(fewest, _floor_power_of_two(wanted))
+    tile = choose_tile(
+        kernel, geometry, span, components, nu, itemsize=itemsize, sums=sums, block_c=block_c
+    )
+    if tile is None or min(tile.block_c, span) * geometry.positions > limit:
+        return None
+    blocks = channels // span * -(-span // tile.block_c)
+    return Launch(tile, blocks, 1, max(1, -(-geometry.positions // tile.block_p)))
 
 
 def constants(tile: Tile, *, sums: bool) -> dict[str, int]:

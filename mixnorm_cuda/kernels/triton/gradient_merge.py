@@ -11,6 +11,7 @@ from mixnorm_cuda.kernels.triton.coefficients import (
     store_output,
 )
 from mixnorm_cuda.kernels.triton.moments import merged
+from mixnorm_cuda.kernels.triton.tile import channel_block
 
 
 @triton.jit
@@ -34,9 +35,11 @@ def _merge_output_sums_kernel(
     dweight_ptr,
     dbias_ptr,
     C: tl.constexpr,
+    SPAN: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
     STATISTICS: tl.constexpr,
+    CENTRED: tl.constexpr,
     SHARED_WEIGHT: tl.constexpr,
     SHARED_BIAS: tl.constexpr,
     EPS: tl.constexpr,
@@ -48,10 +51,9 @@ def _merge_output_sums_kernel(
     the tables that dx needs.
 
     ``statistics`` [3K, C] holds b, a, h; ``scale_sums`` [K, C], unless null, holds α H2, which λ's
-    gradient sums.
+    gradient sums. CENTRED: the sums are of ν dy (x − m), not ν dy x'.
     """
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exists = c < C
+    _group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
     group = c // D
     T: tl.constexpr = posterior_ptr.dtype.element_ty
     shift = tl.load(posterior_ptr + c, mask=exists, other=0.0).to(tl.float64)
@@ -59,12 +61,13 @@ def _merge_output_sums_kernel(
     dbias = tl.zeros([BLOCK_C], tl.float64)
     for k in range(K):
         at = k * C + c
-        h1 = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_C, BLOCK_J)
-        h2 = merged(sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_C, BLOCK_J)
+        h1 = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_J)
+        h2 = merged(sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_J)
         mean = tl.load(mean_ptr + at, mask=exists, other=0.0).to(tl.float64) - shift
         var = tl.load(var_ptr + at, mask=exists, other=1.0).to(tl.float64)
         mixing_weight = tl.load(mixing_weight_ptr + group * K + k, mask=exists, other=1.0)
-        h2 -= mean * h1
+        if not CENTRED:
+            h2 -= mean * h1
         r = 1.0 / tl.sqrt(var + EPS)
         factor = mixing_factor(mixing_weight.to(tl.float64), MIXING_SCALE)
         dbias += h1
@@ -97,6 +100,33 @@ def _merge_output_sums_kernel(
 
 
 @triton.jit
+def _output_gradient_sums_kernel(
+    sums_ptr,
+    chunks,
+    mean_ptr,
+    posterior_ptr,
+    h1_ptr,
+    h2_ptr,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
+    """H1 = Σ ν dy and H2 = Σ ν dy (x − m), [K, C]: what processes exchange."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = c < C
+    T: tl.constexpr = h1_ptr.dtype.element_ty
+    shift = tl.load(posterior_ptr + c, mask=exists, other=0.0).to(tl.float64)
+    for k in range(K):
+        at = k * C + c
+        h1 = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_J)
+        h2 = merged(sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_J)
+        mean = tl.load(mean_ptr + at, mask=exists, other=0.0).to(tl.float64) - shift
+        tl.store(h1_ptr + at, h1.to(T), mask=exists)
+        tl.store(h2_ptr + at, (h2 - mean * h1).to(T), mask=exists)
+
+
+@triton.jit
 def _mixture_gradient_kernel(
     log_mass_ptr,
     log_sums_ptr,
@@ -122,9 +152,9 @@ def _mixture_gradient_kernel(
     shift = tl.load(posterior_ptr + c, mask=exists, other=0.0).to(tl.float64)
     for k in range(K):
         at = k * C + c
-        l0 = merged(log_mass_ptr, chunks, G * K, group * K + k, exists, BLOCK_C, BLOCK_J)
-        l1 = merged(log_sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_C, BLOCK_J)
-        l2 = merged(log_sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_C, BLOCK_J)
+        l0 = merged(log_mass_ptr, chunks, G * K, group * K + k, exists, BLOCK_J)
+        l1 = merged(log_sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_J)
+        l2 = merged(log_sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_J)
         mean = tl.load(mean_ptr + at, mask=exists, other=0.0).to(tl.float64) - shift
         var = tl.load(var_ptr + at, mask=exists, other=1.0).to(tl.float64)
         precision = 1.0 / (var + EPS)
@@ -161,7 +191,7 @@ def _mixing_weight_gradient_kernel(
     mixing_weight = tl.load(mixing_weight_ptr + at).to(tl.float64)
     gradient = tl.zeros([1], tl.float64)
     if LOG_SUMS:
-        l0 = merged(log_mass_ptr, chunks, G * K, at, here, 1, BLOCK_J)
+        l0 = merged(log_mass_ptr, chunks, G * K, at, here, BLOCK_J)
         gradient = l0 / tl.maximum(mixing_weight, TINY)
     if MIXING_SCALE:
         total = tl.zeros([BLOCK_C], tl.float64)

@@ -1,34 +1,32 @@
-"""Gradients of the training forward and of eval."""
+"""Gradients of the training forward, whole or in two parts, and of the output under constants."""
 
 import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.triton import launch
-from mixnorm_cuda.kernels.triton.config import NU_JOINT, NU_LOADED
 from mixnorm_cuda.kernels.triton.geometry import dense, like
 from mixnorm_cuda.kernels.triton.gradient_merge import (
     _merge_output_sums_kernel,
     _mixing_weight_gradient_kernel,
     _mixture_gradient_kernel,
+    _output_gradient_sums_kernel,
 )
-from mixnorm_cuda.kernels.triton.gradients import (
-    _input_gradient_kernel,
-    _log_odds_gradient_kernel,
-    _output_sums_kernel,
+from mixnorm_cuda.kernels.triton.launch_forward import MERGE_BLOCK_C, MERGE_BLOCK_J
+from mixnorm_cuda.kernels.triton.launch_fused import fused_backward
+from mixnorm_cuda.kernels.triton.launch_gradients import (
+    COMPUTED,
+    NO_GRADIENT,
+    input_gradient,
+    output_sums,
 )
-from mixnorm_cuda.kernels.triton.launch_forward import (
-    MERGE_BLOCK_C,
-    MERGE_BLOCK_J,
+from mixnorm_cuda.kernels.triton.launch_tables import (
     affine_arguments,
     coefficients,
-    constant_coefficients,
-    responsibilities,
+    output_coefficients,
+    posterior_table,
 )
 from mixnorm_cuda.kernels.triton.problem import Problem
-from mixnorm_cuda.types import BatchMoments, Gradients, Mixture
-
-NO_GRADIENT, COMPUTED, LOADED = "none", "computed", "loaded"
-"""Where the gradient of the log-odds comes from."""
+from mixnorm_cuda.types import BatchMoments, Gradients, GradientSums, Mixture
 
 
 def backward(
@@ -51,44 +49,96 @@ def backward(
     x = dense(x)
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
-    table = coefficients(problem, x, mixture, moments)
-    loaded = None
-    if problem.nu == NU_LOADED:
-        loaded = nu if problem.keeps_nu else responsibilities(problem, x, table)
-    grid = problem.blocked("output_sums", problem.nu)
-    sums = problem.empty(grid.chunks, 2 * problem.components, problem.channels)
-    launch.sweep(
-        _output_sums_kernel,
-        grid,
-        problem.geometry,
-        dy,
-        x,
-        table,
-        loaded,
-        sums,
-        span=problem.span(problem.nu),
-        sums=True,
-        K=problem.components,
-        NU=problem.nu,
-    )
-    output = problem.empty(2 * problem.components, problem.channels)
-    statistics = problem.empty(3 * problem.components, problem.channels)
-    scale_sums = torch.empty_like(mixture.mean) if mixture_grad and mixing_scale else None
-    dweight, dbias = _merge(
-        problem, sums, moments, mixture, weight, bias, table, output, statistics, scale_sums,
-        mixing_scale,
-    )  # fmt: skip
     through = responsibility_grad and problem.components > 1
-    dx, _, log_mass, log_sums = _input_gradient(
-        problem, dy, x, table, loaded, output, statistics, through=through,
-        log_sums=through and mixture_grad,
-    )  # fmt: skip
+    log_sums = through and mixture_grad
+    kept = nu if problem.keeps_nu else None
+    scale_sums = torch.empty_like(mixture.mean) if mixture_grad and mixing_scale else None
+    grid = problem.fused("fused_backward", sums=2 * problem.components * log_sums)
+    if grid is not None:
+        table = posterior_table(problem)
+        dweight, dbias = affine_gradient(weight, mixture), affine_gradient(bias, mixture)
+        dx, log_mass, dlog_sums = fused_backward(
+            problem, grid, dy, x, kept, moments, mixture, weight, bias, table, scale_sums,
+            dweight, dbias, dlog=COMPUTED if through else NO_GRADIENT, log_sums=log_sums,
+            mixing_scale=mixing_scale,
+        )  # fmt: skip
+    else:
+        table = coefficients(problem, x, mixture, moments)
+        sums, kept = output_sums(problem, dy, x, table, kept)
+        output, statistics = _gradient_tables(problem)
+        dweight, dbias = _merge(
+            problem, sums, moments, mixture, weight, bias, table, output, statistics, scale_sums,
+            mixing_scale,
+        )  # fmt: skip
+        dx, _, log_mass, dlog_sums = input_gradient(
+            problem, dy, x, table, kept, output, statistics, through=through, log_sums=log_sums
+        )
     dmixture = None
     if mixture_grad:
         dmixture = _mixture_gradient(
-            problem, mixture, table, log_mass, log_sums, scale_sums, mixing_scale
+            problem, mixture, table, log_mass, dlog_sums, scale_sums, mixing_scale
         )
     return Gradients(dx, dweight, dbias, mixture=dmixture)
+
+
+def backward_sums(
+    dy: Tensor, x: Tensor, mixture: Mixture, moments: BatchMoments, *, eps: float
+) -> GradientSums:
+    if x.numel() == 0:
+        return GradientSums(torch.zeros_like(mixture.mean), torch.zeros_like(mixture.mean))
+    x = dense(x)
+    dy = like(dy, x)
+    problem = Problem.of(x, mixture, eps)
+    table = coefficients(problem, x, mixture, moments)
+    sums, _ = output_sums(problem, dy, x, table, None)
+    found = GradientSums(torch.empty_like(mixture.mean), torch.empty_like(mixture.mean))
+    launch.run(
+        _output_gradient_sums_kernel,
+        (-(-problem.channels // MERGE_BLOCK_C),),
+        sums,
+        sums.shape[0],
+        moments.mean,
+        table,
+        *found,
+        C=problem.channels,
+        K=problem.components,
+        BLOCK_C=MERGE_BLOCK_C,
+        BLOCK_J=MERGE_BLOCK_J,
+        num_warps=4,
+    )
+    return found
+
+
+def backward_apply(
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    moments: BatchMoments,
+    sums: GradientSums,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> Gradients:
+    x = dense(x)
+    dy = like(dy, x)
+    problem = Problem.of(x, mixture, eps)
+    table = coefficients(problem, x, mixture, moments)
+    output, statistics = _gradient_tables(problem)
+    chunk = torch.stack(sums, dim=1).view(1, 2 * problem.components, problem.channels)
+    dweight, dbias = _merge(
+        problem, chunk, moments, mixture, weight, bias, table, output, statistics, None,
+        mixing_scale, centred=True,
+    )  # fmt: skip
+    if x.numel() == 0:
+        return Gradients(torch.empty_like(x), dweight, dbias)
+    dx, *_ = input_gradient(
+        problem, dy, x, table, None, output, statistics,
+        through=responsibility_grad and problem.components > 1,
+    )  # fmt: skip
+    return Gradients(dx, dweight, dbias)
 
 
 def evaluate_backward(
@@ -107,109 +157,23 @@ def evaluate_backward(
     x = dense(x)
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
-    table, output = constant_coefficients(problem, x, mixture, weight, bias, mixing_scale)
-    dx, sums, _, _ = _input_gradient(
+    own = BatchMoments(*mixture)
+    table, output = output_coefficients(problem, x, mixture, own, weight, bias, mixing_scale)
+    dx, sums, _, _ = input_gradient(
         problem, dy, x, table, None, output, None,
         through=responsibility_grad and problem.components > 1,
     )  # fmt: skip
     assert sums is not None
-    own = BatchMoments(mixture.mixing_weight, mixture.mean, mixture.var)
     dweight, dbias = _merge(
         problem, sums, own, mixture, weight, bias, table, None, None, None, mixing_scale
     )
     return Gradients(dx, dweight, dbias)
 
 
-def _input_gradient(
-    problem: Problem,
-    dy: Tensor,
-    x: Tensor,
-    table: Tensor,
-    nu: Tensor | None,
-    output: Tensor,
-    statistics: Tensor | None,
-    *,
-    through: bool,
-    log_sums: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """dx, and partial sums for the affine pairs (in eval) and for θ (on demand)."""
+def _gradient_tables(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Memory for the rows (α, τ) and (b, a, h) of every component."""
     k, channels = problem.components, problem.channels
-    accumulated = 2 * k * ((statistics is None) + log_sums)
-    how, dlog, log_odds = problem.nu, COMPUTED if through else NO_GRADIENT, None
-    if how == NU_LOADED and (through or nu is None):
-        grid = problem.launch("input_gradient", NU_JOINT, sums=accumulated)
-        if grid is None:
-            nu = responsibilities(problem, x, table) if nu is None else nu
-            if through:
-                log_odds = _log_odds_gradient(problem, dy, x, table, nu, output, statistics)
-                dlog = LOADED
-        elif nu is None:
-            how = NU_JOINT
-    else:
-        grid = None
-    grid = grid or problem.blocked("input_gradient", how, sums=accumulated)
-    dx = torch.empty_like(x)
-    sums = None
-    if statistics is None:
-        sums = problem.empty(grid.chunks, 2 * k, channels)
-    dlog_mass = dlog_sums = None
-    if log_sums:
-        dlog_mass = problem.empty(grid.chunks, problem.groups, k)
-        dlog_sums = problem.empty(grid.chunks, 2 * k, channels)
-    launch.sweep(
-        _input_gradient_kernel,
-        grid,
-        problem.geometry,
-        dy,
-        x,
-        table,
-        nu,
-        output,
-        statistics,
-        log_odds,
-        dx,
-        sums,
-        dlog_sums,
-        dlog_mass,
-        span=problem.span(how),
-        sums=True,
-        K=k,
-        NU=how,
-        DLOG=dlog,
-        STATISTICS=statistics is not None,
-        OUTPUT_SUMS=statistics is None,
-        LOG_SUMS=log_sums,
-    )
-    return dx, sums, dlog_mass, dlog_sums
-
-
-def _log_odds_gradient(
-    problem: Problem,
-    dy: Tensor,
-    x: Tensor,
-    table: Tensor,
-    nu: Tensor,
-    output: Tensor,
-    statistics: Tensor | None,
-) -> Tensor:
-    """dℓ [G, K, M] of groups that fit no tile."""
-    found = problem.empty_nu()
-    launch.sweep(
-        _log_odds_gradient_kernel,
-        problem.per_group("log_odds_gradient"),
-        problem.geometry,
-        dy,
-        x,
-        table,
-        nu,
-        output,
-        statistics,
-        found,
-        span=problem.group_channels,
-        K=problem.components,
-        STATISTICS=statistics is not None,
-    )
-    return found
+    return problem.empty(2 * k, channels), problem.empty(3 * k, channels)
 
 
 def _merge(
@@ -224,6 +188,8 @@ def _merge(
     statistics: Tensor | None,
     scale_sums: Tensor | None,
     mixing_scale: bool,
+    *,
+    centred: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """dγ and dβ; in training also the tables that dx is computed from."""
     dweight, dbias = affine_gradient(weight, mixture), affine_gradient(bias, mixture)
@@ -243,9 +209,11 @@ def _merge(
         dweight,
         dbias,
         C=problem.channels,
+        SPAN=problem.channels,
         D=problem.group_channels,
         K=problem.components,
         STATISTICS=statistics is not None,
+        CENTRED=centred,
         SHARED_WEIGHT=dweight.dim() == 1,
         SHARED_BIAS=dbias.dim() == 1,
         EPS=problem.eps,

@@ -1,21 +1,24 @@
-"""Training forward, EM steps and eval."""
-
-from typing import Any
+"""Training forward, EM steps, and the output under known moments (eval)."""
 
 import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.triton import launch
-from mixnorm_cuda.kernels.triton.coefficients import _coefficients_kernel
 from mixnorm_cuda.kernels.triton.config import NU_JOINT, NU_LOADED, Launch
 from mixnorm_cuda.kernels.triton.geometry import dense
+from mixnorm_cuda.kernels.triton.launch_fused import fused_forward
+from mixnorm_cuda.kernels.triton.launch_tables import (
+    affine_arguments,
+    coefficients,
+    output_coefficients,
+)
 from mixnorm_cuda.kernels.triton.moments import _merge_moments_kernel, _moments_kernel
+from mixnorm_cuda.kernels.triton.moments_dot import _dot_moments_kernel
 from mixnorm_cuda.kernels.triton.normalize import _normalize_kernel
 from mixnorm_cuda.kernels.triton.posterior import _responsibilities_kernel
 from mixnorm_cuda.kernels.triton.problem import Problem
 from mixnorm_cuda.types import BatchMoments, Forward, Mixture
 
-TABLE_BLOCK_C, SAMPLES = 16, 16
 MERGE_BLOCK_C, MERGE_BLOCK_J = 8, 64
 
 
@@ -26,7 +29,7 @@ def moments(x: Tensor, mixture: Mixture, *, eps: float) -> BatchMoments:
     problem = Problem.of(x, mixture, eps)
     table = coefficients(problem, x, mixture)
     mass, sums, _ = _sums(problem, x, table, None)
-    batch = _empty_moments(mixture)
+    batch = BatchMoments(*(torch.empty_like(t) for t in mixture))
     _merge(problem, mass, sums, mixture, None, None, table, None, batch, None)
     return batch
 
@@ -46,32 +49,39 @@ def forward(
         return Forward(torch.empty_like(x), _no_moments(mixture), final, mixture.mean.new_empty(0))
     x = dense(x)
     problem = Problem.of(x, mixture, eps)
-    table = coefficients(problem, x, mixture)
+    stored = problem.empty_nu() if problem.nu == NU_LOADED else None
+    y = torch.empty_like(x)
+    batch = BatchMoments(*(torch.empty_like(t) for t in mixture))
     final = Mixture(*(torch.empty_like(t) for t in mixture))
+    kept = stored if stored is not None and problem.keeps_nu else problem.empty(0)
+    result = Forward(y, batch, final, kept)
+    estimated = em_iters > 0 and problem.components == 1
+    grid = None if estimated else problem.fused("fused_forward")
+    if grid is not None:
+        fused_forward(problem, grid, x, mixture, weight, bias, result, em_iters, mixing_scale)
+        return result
+    table = coefficients(problem, x, mixture)
     theta = mixture
     for _ in range(em_iters):
         mass, sums, _ = _sums(problem, x, table, None)
         _merge(problem, mass, sums, theta, None, None, table, None, None, final)
         theta = final
-    stored = problem.empty_nu() if problem.nu == NU_LOADED else None
     mass, sums, nu = _sums(problem, x, table, stored)
-    batch, output = _empty_moments(mixture), problem.empty(2 * problem.components, x.shape[1])
+    output = problem.empty(2 * problem.components, x.shape[1])
     copied = final if em_iters == 0 else None
     _merge(
         problem, mass, sums, theta, weight, bias, table, output, batch, copied,
         mixing_scale=mixing_scale,
     )  # fmt: skip
-    y = torch.empty_like(x)
-    _normalize(
-        problem, problem.nu, problem.blocked("normalize", problem.nu), x, table, nu, output, y
-    )
-    kept = stored if stored is not None and problem.keeps_nu else problem.empty(0)
-    return Forward(y, batch, final, kept)
+    grid = problem.blocked("normalize", problem.nu)
+    _normalize(problem, problem.nu, grid, x, table, nu, output, y)
+    return result
 
 
-def evaluate(
+def normalize(
     x: Tensor,
     mixture: Mixture,
+    moments: BatchMoments,
     weight: Tensor | None,
     bias: Tensor | None,
     *,
@@ -83,14 +93,23 @@ def evaluate(
     if x.numel() == 0:
         return y
     problem = Problem.of(x, mixture, eps)
-    table, output = constant_coefficients(problem, x, mixture, weight, bias, mixing_scale)
-    nu, how, grid = None, problem.nu, None
-    if how == NU_LOADED:
-        grid = problem.launch("normalize", NU_JOINT)
-        how = NU_LOADED if grid is None else NU_JOINT
-        nu = responsibilities(problem, x, table) if grid is None else None
-    _normalize(problem, how, grid or problem.blocked("normalize", how), x, table, nu, output, y)
+    table, output = output_coefficients(problem, x, mixture, moments, weight, bias, mixing_scale)
+    how, grid, nu = with_responsibilities(problem, "normalize", x, table)
+    _normalize(problem, how, grid, x, table, nu, output, y)
     return y
+
+
+def with_responsibilities(
+    problem: Problem, kernel: str, x: Tensor, table: Tensor, out: Tensor | None = None
+) -> tuple[str, Launch, Tensor | None]:
+    """How ``kernel`` gets ν where it is not known, its launch, and ν if it is loaded: computed
+    before, into ``out``, where a group's channels fit no tile."""
+    if problem.nu != NU_LOADED:
+        return problem.nu, problem.blocked(kernel, problem.nu), None
+    grid = problem.launch(kernel, NU_JOINT)
+    if grid is not None:
+        return NU_JOINT, grid, None
+    return NU_LOADED, problem.blocked(kernel), responsibilities(problem, x, table, out)
 
 
 def responsibilities(
@@ -111,105 +130,26 @@ def responsibilities(
     return nu
 
 
-def coefficients(
-    problem: Problem, x: Tensor, mixture: Mixture, moments: BatchMoments | None = None
-) -> Tensor:
-    """Table of the shift and the log-odds; shifted to the batch's mean where that is known."""
-    table = problem.empty(1 + 3 * (problem.components - 1), problem.channels)
-    _coefficients(problem, x, mixture, moments, None, None, table, None, False)
-    return table
-
-
-def constant_coefficients(
-    problem: Problem,
-    x: Tensor,
-    mixture: Mixture,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mixing_scale: bool,
-) -> tuple[Tensor, Tensor]:
-    """Eval: the log-odds' table, shifted to the mixture's own mean, and the output's."""
-    table = problem.empty(1 + 3 * (problem.components - 1), problem.channels)
-    output = problem.empty(2 * problem.components, problem.channels)
-    own = BatchMoments(mixture.mixing_weight, mixture.mean, mixture.var)
-    _coefficients(problem, x, mixture, own, weight, bias, table, output, mixing_scale)
-    return table, output
-
-
-def affine_arguments(parameter: Tensor | None) -> tuple[Any, ...]:
-    """Pointer and strides over (k, c) of a pair that is None, [C] (shared by the components) or
-    [K, C]."""
-    if parameter is None:
-        return None, 0, 0
-    return (parameter, *((0, *parameter.stride()) if parameter.dim() == 1 else parameter.stride()))
-
-
-def _coefficients(
-    problem: Problem,
-    x: Tensor,
-    mixture: Mixture,
-    moments: BatchMoments | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    table: Tensor,
-    output: Tensor | None,
-    mixing_scale: bool,
-) -> None:
-    launch.run(
-        _coefficients_kernel,
-        (-(-problem.channels // TABLE_BLOCK_C),),
-        x,
-        *mixture,
-        None if moments is None else moments.mass,
-        None if moments is None else moments.mean,
-        *affine_arguments(weight),
-        *affine_arguments(bias),
-        table,
-        output,
-        problem.geometry.positions,
-        problem.geometry.length,
-        C=problem.channels,
-        D=problem.group_channels,
-        K=problem.components,
-        EPS=problem.eps,
-        MIXING_SCALE=mixing_scale,
-        FROM_DATA=moments is None,
-        SAMPLES=SAMPLES,
-        BLOCK_C=TABLE_BLOCK_C,
-        CHANNELS_LAST=problem.geometry.channels_last,
-        num_warps=4,
-    )
-
-
 def _sums(
     problem: Problem, x: Tensor, table: Tensor, stored: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Partial masses [chunks, G, K] and sums [chunks, 2K, C]; ν where it is stored or loaded."""
-    nu, how, grid = stored, problem.nu, None
-    if how == NU_LOADED:
-        grid = problem.launch("moments", NU_JOINT)
-        if grid is None:
-            nu = responsibilities(problem, x, table, stored)
-        else:
-            how = NU_JOINT
-    grid = grid or problem.blocked("moments", how)
-    mass = problem.empty(grid.chunks, problem.groups, problem.components)
-    sums = problem.empty(grid.chunks, 2 * problem.components, problem.channels)
-    launch.sweep(
-        _moments_kernel,
-        grid,
-        problem.geometry,
-        x,
-        table,
-        nu,
-        mass,
-        sums,
-        span=problem.span(how),
-        sums=True,
-        K=problem.components,
-        NU=how,
-        STORE_NU=how == NU_JOINT and stored is not None,
-    )
+    k, grid = problem.components, problem.dot("moments")
+    dot = grid is not None
+    how, nu = NU_JOINT, None
+    if grid is None:
+        how, grid, nu = with_responsibilities(problem, "moments", x, table, stored)
+    store = how == NU_JOINT and stored is not None
+    nu = stored if store else nu
+    mass = problem.empty(grid.chunks, problem.groups, k)
+    sums = problem.empty(grid.chunks, 2 * k, problem.channels)
+    arguments = (grid, problem.geometry, x, table, nu, mass, sums)
+    options = {"span": problem.span(how), "K": k, "STORE_NU": store}
+    if dot:
+        # Three products of tensor-float-32 make nearly one of float32.
+        launch.sweep(_dot_moments_kernel, *arguments, **options, ROWS=16, PRECISION="tf32x3")
+    else:
+        launch.sweep(_moments_kernel, *arguments, **options, sums=True, NU=how)
     return mass, sums, nu
 
 
@@ -243,6 +183,7 @@ def _merge(
         *(batch or (None,) * 3),
         *(final or (None,) * 3),
         C=problem.channels,
+        SPAN=problem.channels,
         D=problem.group_channels,
         K=problem.components,
         EM=batch is None,
@@ -277,10 +218,6 @@ def _normalize(
         K=problem.components,
         NU=how,
     )
-
-
-def _empty_moments(mixture: Mixture) -> BatchMoments:
-    return BatchMoments(*(torch.empty_like(t) for t in mixture))
 
 
 def _no_moments(mixture: Mixture) -> BatchMoments:

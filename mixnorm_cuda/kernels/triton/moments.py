@@ -110,9 +110,9 @@ def _moments_kernel(
 
 
 @triton.jit
-def merged(ptr, chunks, stride, at, exists, BLOCK_C: tl.constexpr, BLOCK_J: tl.constexpr):
+def merged(ptr, chunks, stride, at, exists, BLOCK_J: tl.constexpr):
     """Σ over chunks of ptr[j, at], in float64 and in the order of the chunks."""
-    total = tl.zeros([BLOCK_J, BLOCK_C], tl.float64)
+    total = tl.zeros([BLOCK_J, at.shape[0]], tl.float64)
     for start in range(0, chunks, BLOCK_J):
         j = start + tl.arange(0, BLOCK_J)
         mask = (j < chunks)[:, None] & exists[None, :]
@@ -145,6 +145,7 @@ def _merge_moments_kernel(
     final_mean_ptr,
     final_var_ptr,
     C: tl.constexpr,
+    SPAN: tl.constexpr,
     D: tl.constexpr,
     K: tl.constexpr,
     EM: tl.constexpr,
@@ -158,8 +159,7 @@ def _merge_moments_kernel(
     An EM step goes on to write θ = (S/M, m, q) to ``final_*`` and its table of logits; the last
     merge writes the moments, the output's table and, where ``final_*`` are given, a copy of θ.
     """
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exists = c < C
+    _group, c, exists = channel_block(tl.program_id(0), SPAN, BLOCK_C)
     group = c // D
     G: tl.constexpr = C // D
     T: tl.constexpr = posterior_ptr.dtype.element_ty
@@ -173,9 +173,9 @@ def _merge_moments_kernel(
         if K == 1:
             mass = zero + positions
         else:
-            mass = merged(mass_ptr, chunks, G * K, at_group, exists, BLOCK_C, BLOCK_J)
-        linear = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_C, BLOCK_J)
-        square = merged(sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_C, BLOCK_J)
+            mass = merged(mass_ptr, chunks, G * K, at_group, exists, BLOCK_J)
+        linear = merged(sums_ptr, chunks, 2 * K * C, 2 * k * C + c, exists, BLOCK_J)
+        square = merged(sums_ptr, chunks, 2 * K * C, (2 * k + 1) * C + c, exists, BLOCK_J)
         mixing_weight = tl.load(mixing_weight_ptr + at_group, mask=exists, other=1.0)
         mu = tl.load(mean_ptr + at, mask=exists, other=0.0)
         inverse = 1.0 / tl.maximum(mass, MIN_MASS)

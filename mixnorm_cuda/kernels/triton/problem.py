@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.triton import config
-from mixnorm_cuda.kernels.triton.config import NU_CHANNEL, NU_JOINT, NU_LOADED, NU_ONE, Launch
+from mixnorm_cuda.kernels.triton.config import NU_CHANNEL, NU_JOINT, NU_LOADED, NU_ONE, Launch, Tile
 from mixnorm_cuda.kernels.triton.geometry import Geometry, geometry
 from mixnorm_cuda.types import Mixture
 
@@ -84,8 +84,18 @@ class Problem:
             itemsize=self.itemsize,
             sums=sums,
         )
-        if tile is None:
+        return None if tile is None else self._launch(kernel, tile, nu)
+
+    def dot(self, kernel: str) -> Launch | None:
+        """As `launch` of a kernel that uses matrix units, where that serves this problem."""
+        if self.nu in (NU_ONE, NU_CHANNEL) or self.statistics != torch.float32:
             return None
+        tile = config.choose_dot(
+            kernel, self.geometry, self.group_channels, self.components, itemsize=self.itemsize
+        )
+        return None if tile is None else self._launch(kernel, tile, NU_JOINT)
+
+    def _launch(self, kernel: str, tile: Tile, nu: str) -> Launch:
         return config.choose_launch(
             tile,
             self.geometry,
@@ -100,6 +110,23 @@ class Problem:
         launch = self.launch(kernel, nu, sums=sums)
         assert launch is not None
         return launch
+
+    def fused(self, kernel: str, *, sums: int = 0) -> Launch | None:
+        """Of a launch that does all passes, for problems small enough."""
+        if self.nu == NU_LOADED and not self.keeps_nu:
+            return None
+        nu = NU_JOINT if self.nu == NU_LOADED else self.nu
+        return config.choose_fused(
+            kernel,
+            self.geometry,
+            self.channels,
+            self.span(nu),
+            self.components,
+            nu,
+            multiprocessors(self.device),
+            itemsize=self.itemsize,
+            sums=sums,
+        )
 
     def per_group(self, kernel: str) -> Launch:
         """Of a kernel whose programs go over all channel blocks of their group."""

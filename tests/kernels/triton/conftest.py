@@ -5,13 +5,14 @@ and without a GPU, nothing here is collected and `tests/kernels/test_triton_inte
 that process.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from mixnorm_cuda.kernels.triton import availability
+from mixnorm_cuda.kernels.triton import availability, config
 
 INTERPRETED = availability.interpreted()
 
@@ -30,6 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def device() -> str:
     return "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.fixture
+def separate_launches() -> Iterator[None]:
+    """No launch does all passes, however small the problem."""
+    never = {
+        kernel: dataclasses.replace(budget, program_elements=0)
+        for kernel, budget in config.BUDGETS.items()
+    }
+    with config.using(never):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -32,9 +32,9 @@ def test_strides_do_not_matter(name, device):
     case = Case(tuple(view.shape), device=device)
     before = view.clone()
     case.x = view.contiguous()
-    wanted = case.operators()
+    wanted = case.operators(mixture_grad=False)
     case.x, case.dy = view, case.dy.transpose(-1, -2).contiguous().transpose(-1, -2)
-    found = case.operators()
+    found = case.operators(mixture_grad=False)
     assert torch.equal(view, before)
     for key, value in wanted.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=key)
@@ -83,8 +83,10 @@ def test_large_means_with_three_components(groups, device):
         assert relative_error(found[name], exact[name]) <= 1e-3, name
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 1), (3, 6)])
+@pytest.mark.parametrize(
+    ("components", "groups", "value"),
+    [(1, 1, float("nan")), (3, 1, float("inf")), (3, 1, float("nan")), (3, 6, float("inf"))],
+)
 def test_not_finite_input_reaches_the_output(components, groups, value, device):
     case = Case((4, 6, 5, 5), components, groups, device=device)
     case.x[2, 4, 3, 3] = value
@@ -98,9 +100,15 @@ def test_not_finite_input_reaches_the_output(components, groups, value, device):
     assert y[others].isfinite().all()
 
 
-@pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("as_tensor", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("groups", "as_tensor", "dtype"),
+    [
+        (1, False, torch.float32),
+        (2, True, torch.float32),
+        (6, False, torch.float64),
+        (6, True, torch.float64),
+    ],
+)
 def test_update_running(groups, as_tensor, dtype, device):
     running = Mixture(*(t.to(dtype) for t in problem((2, 6), 3, groups, device=device).mixture))
     mass = torch.rand(groups, 3, device=device, dtype=dtype) * 4
