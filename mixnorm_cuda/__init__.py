@@ -1,6 +1,6 @@
 """Mixture normalization at the price of batch normalization."""
 
-from mixnorm_cuda import functional
+from mixnorm_cuda import functional, metrics
 from mixnorm_cuda._version import __version__
 from mixnorm_cuda.dispatch import BackendUnavailableError
 from mixnorm_cuda.gaussian_mixture import GaussianMixture
@@ -36,6 +36,7 @@ __all__ = [
     "convert_mixture_norm",
     "convert_sync_mixture_norm",
     "functional",
+    "metrics",
     "plot_mixture",
     "revert_mixture_norm",
     "update_statistics",

@@ -17,7 +17,7 @@ PYTHON_LAYERS = (
     {"autograd", "estimation"},
     {"functional"},
     {"modules", "gaussian_mixture"},
-    {"introspection"},
+    {"introspection", "metrics"},
     {"installation"},
     {"info"},
     {"__init__"},

@@ -157,7 +157,7 @@ def test_names() -> None:
         "BackendUnavailableError", "GaussianMixture", "LazyMixtureNorm1d", "LazyMixtureNorm2d",
         "LazyMixtureNorm3d", "MixtureMonitor", "MixtureNorm1d", "MixtureNorm2d", "MixtureNorm3d",
         "SyncMixtureNorm", "__version__", "build_info", "convert_mixture_norm",
-        "convert_sync_mixture_norm", "functional", "plot_mixture", "revert_mixture_norm",
+        "convert_sync_mixture_norm", "functional", "metrics", "plot_mixture", "revert_mixture_norm",
         "update_statistics",
     }  # fmt: skip
     assert set(mx.__all__) == expected

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 TEST_FRACTION = 0.2
 _SPLIT_SEED = 0
@@ -26,6 +26,26 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int | None, classes: int, name: str) -> Split:
+        """The first ``count`` images of each class, in the order they had; None: all."""
+        if count is None:
+            return self
+        present = int(torch.bincount(self.labels, minlength=classes).min())
+        if not 1 <= count <= present:
+            raise ValueError(f"{name}={count}: expected 1 to {present}, what every class has")
+        chosen = [(self.labels == label).nonzero()[:count, 0] for label in range(classes)]
+        index = torch.cat(chosen).sort().values
+        return Split(self.images[index], self.labels[index])
+
+    def resized(self, size: int) -> Split:
+        """Every square of pixels averaged and rounded, so that ``size`` are left on a side."""
+        height, width = self.images.shape[2:]
+        if size < 1 or height % size or height != width:
+            raise ValueError(f"size={size}: expected a divisor of {height}×{width} images")
+        parts = torch.split(self.images, 1000)
+        pooled = [nn.functional.avg_pool2d(part.float(), height // size) for part in parts]
+        return Split(torch.cat([part.round().to(torch.uint8) for part in pooled]), self.labels)
 
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
@@ -80,6 +100,23 @@ class ImageData:
             self.mean.to(device),
             self.std.to(device),
         )
+
+    def reduced(
+        self,
+        per_class: int | None = None,
+        size: int | None = None,
+        test_per_class: int | None = None,
+    ) -> ImageData:
+        """The first ``per_class`` training (and test) images of each class, averaged to ``size``.
+
+        Raises:
+            ValueError: a class has fewer images; the images' sides are not multiples of ``size``.
+        """
+        train = self.train.first(per_class, len(self.classes), "per_class")
+        test = self.test.first(test_per_class, len(self.classes), "test_per_class")
+        if size is not None:
+            train, test = train.resized(size), test.resized(size)
+        return ImageData.of(self.name, self.classes, train, test)
 
     def describe(self) -> str:
         _, channels, height, width = self.train.images.shape

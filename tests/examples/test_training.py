@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from examples.batches import Batches
 from examples.models import CNN5, build
 from examples.norms import Norm, normalization_layers
-from examples.training import Recipe, Run, _batches, evaluate, evaluation_steps, train
+from examples.training import Recipe, Run, evaluate, evaluation_steps, train
 from mixnorm_cuda import MixtureNorm2d
 
 
@@ -25,7 +26,7 @@ def test_cnn5_shapes(size, norm):
 
 
 def test_cnn5_is_the_papers_network():
-    model = CNN5(3, 10, Norm.parse("bn").layer)
+    model = CNN5(3, 10)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [64, 128, 128, 256]
     assert {c.kernel_size for c in convolutions} == {(5, 5)}
@@ -60,7 +61,7 @@ def test_norm_choice(text, mixtures):
 
 def test_norm_options_reach_the_layer():
     norm = Norm.parse("mn:estimator=batch,em_iters=1,mixing_scale=False,eps=1e-3")
-    layer = norm.layer(2, 8)
+    layer = norm.layer(8)
     assert (layer.estimator, layer.em_iters, layer.mixing_scale, layer.eps) == (
         "batch",
         1,
@@ -72,7 +73,8 @@ def test_norm_options_reach_the_layer():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("gn", "'gn'"),
+        ("ln", "'ln'"),
+        ("gn:k=3", "'k=3'"),
         ("bn:k=3", "'bn:k=3'"),
         ("mn:depth=3", "depth=3"),
         ("mn:k", "'k'"),
@@ -113,15 +115,15 @@ def test_same_seed_same_weights_across_norms():
 
 def test_data_order_does_not_depend_on_the_norm():
     """A mixture's seeding draws from torch's generator; the batches must not notice."""
-    batches = _batches(100, 32, seed=5)
+    batches = Batches(100, 32, seed=5)
     first = [next(batches) for _ in range(7)]
-    batches = _batches(100, 32, seed=5)
+    batches = Batches(100, 32, seed=5)
     again = []
     for _ in range(7):
         torch.rand(3)
         again.append(next(batches))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], next(_batches(100, 32, seed=6)))
+    assert not torch.equal(first[0], next(Batches(100, 32, seed=6)))
     epoch = torch.cat(first[:3])
     assert len(epoch.unique()) == 96, "an epoch repeats no image"
     assert not torch.equal(first[0], first[3]), "the second epoch is in another order"
