@@ -19,8 +19,8 @@ import toolchain
 
 FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
 TOLERATED_BYTES = {"100": 16}
-"""Spilled by a thread. ptxas 13.0 spills 4 to 16 bytes of the backward for sm_100, with K = 3 at the
-128 registers that blocks of 512 threads leave, and nothing for sm_80 and sm_90."""
+"""Spilled by a thread. ptxas 13.0 spills 4 to 16 bytes of the backward for sm_100, with K = 3 at
+the 128 registers that blocks of 512 threads leave, and nothing for sm_80 and sm_90."""
 REGISTERS, THREADS = 65536, 2048
 """Of a multiprocessor of every default architecture."""
 
