@@ -42,6 +42,16 @@ def test_every_network_with_every_norm(name, norm):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_training_step_reaches_every_parameter(name):
+    model = build(name, 3, 7, Norm.parse("mn"), 0.0625, seed=0)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 6]))
+    loss.backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all()
+    assert sum(bool(p.grad.any()) for p in model.parameters()) > 0.9 * len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_same_weights_whatever_the_norm(name):
     norms = ("bn", "mn", "mode", "gn")
     networks = [build(name, 3, 7, Norm.parse(norm), 0.0625, seed=3) for norm in norms]
