@@ -19,17 +19,13 @@ def main() -> int:
     if reason is not None:
         print(f"check_registration: {reason}")
         return 1
-    lacking = [
-        operator.__name__
-        for operator in fake.operators()
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(
-            f"mixnorm::{operator.__name__}", "CUDA"
-        )
-    ]
+    names = {operator.__name__ for operator in fake.operators()} - set(fake.CPU_ALONE)
+    registered = torch._C._dispatch_has_kernel_for_dispatch_key
+    lacking = sorted(name for name in names if not registered(f"mixnorm::{name}", "CUDA"))
     for name in lacking:
         print(f"check_registration: mixnorm::{name} has no implementation for CUDA tensors")
     if not lacking:
-        print(f"check_registration: {len(fake.operators())} operators for CUDA tensors")
+        print(f"check_registration: {len(names)} operators for CUDA tensors")
     return 1 if lacking else 0
 
 

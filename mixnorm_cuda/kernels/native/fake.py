@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+CPU_ALONE = ("normalize", "backward_sums", "backward_apply")
+"""The training passes in parts: operators that the CUDA library does not have."""
+
 
 def register(namespace: str) -> None:
     """Attach the fake implementations to a namespace's operators; its library must be loaded."""
