@@ -18,9 +18,14 @@ from typing import NamedTuple
 import toolchain
 
 FLAGS = ["-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
-TOLERATED_BYTES = {"100": 16}
-"""Spilled by a thread. ptxas 13.0 spills 4 to 16 bytes of the backward for sm_100, with K = 3 at
-the 128 registers that blocks of 512 threads leave, and nothing for sm_80 and sm_90."""
+TOLERATED_BYTES = {
+    ("backward_kernel", "100"): 16,
+    ("mixture_kernel", "80"): 20,
+    ("mixture_kernel", "100"): 8,
+}
+"""Spilled by a thread, with ptxas 13.0: the backward at K = 3 for sm_100, at the 128 registers that
+blocks of 512 threads leave, and the gradients of a learned mixture at 5 to 8 components, at all 255.
+Everything else must not spill."""
 REGISTERS, THREADS = 65536, 2048
 """Of a multiprocessor of every default architecture."""
 
@@ -55,14 +60,13 @@ def main(argv: list[str]) -> int:
         done = pool.map(lambda job: _compile(home, job[0], job[1], Path(folder)), jobs)
         for (source, arch), (code, log) in zip(jobs, done, strict=True):
             found = list(kernels(log))
-            allowed = TOLERATED_BYTES.get(arch, 0)
-            spilling = [kernel for kernel in found if kernel.spilled > allowed]
+            spilling = [kernel for kernel in found if kernel.spilled > tolerated(kernel, arch)]
             if code:
                 print(f"check_spills: {source} for sm_{arch}:\n{log}", file=sys.stderr)
             for kernel in spilling:
                 print(
                     f"check_spills: {source} for sm_{arch}: {kernel.name} spills {kernel.spilled} "
-                    f"bytes a thread, expected at most {allowed}",
+                    f"bytes a thread, expected at most {tolerated(kernel, arch)}",
                     file=sys.stderr,
                 )
             failed += bool(code or spilling)
@@ -77,6 +81,10 @@ def main(argv: list[str]) -> int:
         f"{toolchain.nvcc_version(home)}: {failed or 'none'} failed"
     )
     return 1 if failed else 0
+
+
+def tolerated(kernel: Kernel, arch: str) -> int:
+    return TOLERATED_BYTES.get((kernel.name.partition("<")[0], arch), 0)
 
 
 def kernels(log: str) -> Iterator[Kernel]:
