@@ -7,7 +7,7 @@ from torch import Tensor
 from mixnorm_cuda.dispatch import BACKENDS, split
 from mixnorm_cuda.kernels.native import loader, ops
 from mixnorm_cuda.types import BatchMoments, GradientSums, Mixture
-from tests.kernels.test_cpu_operators import (
+from tests.kernels.operators import (
     BOUNDS,
     EPS,
     REFERENCE,
