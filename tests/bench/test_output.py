@@ -90,13 +90,14 @@ def test_status_table_tells_what_never_ran_and_what_is_wrong(tmp_path):
 
 def test_rendering_replaces_sections_and_keeps_the_rest(tmp_path):
     page = "top\n"
-    for name in ("status", "compiled", "cpu", "cuda"):
+    sections = ("status", "compiled", "compiled cuda", "cpu", "cuda")
+    for name in sections:
         page += f"{readme.BEGIN.format(name)}\nold\n{readme.END.format(name)}\nmiddle\n"
     result = simulated(1)
     new = readme.rendered(page, [(save(result, tmp_path), result)])
     assert "old" not in new
     assert new.startswith("top\n")
-    assert new.count("middle") == 4
+    assert new.count("middle") == len(sections)
     assert "Never run on a GPU so far: no figure." in new
     assert readme.rendered(new, [(save(result, tmp_path), result)]) == new
     with pytest.raises(ValueError, match="no section between"):
