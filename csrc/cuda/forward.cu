@@ -3,6 +3,7 @@
 #include "cuda/evaluate.h"
 #include "cuda/forward_kernel.cuh"
 #include "cuda/moments.h"
+#include "cuda/normalize.h"
 #include "cuda/plan.h"
 #include "cuda/run.h"
 
@@ -67,6 +68,11 @@ size_t evaluate_workspace(const Input& x, int64_t components, int64_t groups,
   return forward_workspace(x, components, groups, limits);
 }
 
+size_t normalize_workspace(const Input& x, int64_t components, int64_t groups,
+                           const DeviceLimits& limits) {
+  return forward_workspace(x, components, groups, limits);
+}
+
 template <class T>
 cudaError_t launch_forward(const Input& x, const ForwardArguments<T>& a, const Launch& l) {
   ForwardProblem<T> problem{};
@@ -86,17 +92,25 @@ cudaError_t launch_moments(const Input& x, const MomentsArguments<T>& a, const L
 }
 
 template <class T>
-cudaError_t launch_evaluate(const Input& x, const EvaluateArguments<T>& a, const Launch& l) {
+cudaError_t launch_normalize(const Input& x, const NormalizeArguments<T>& a, const Launch& l) {
   ForwardProblem<T> problem{};
-  const BatchMoments<const T> own{a.mixture.mixing_weight, a.mixture.mean, a.mixture.var};
-  problem.start = {a.mixture, own, a.affine, a.eps, a.mixing_scale};
+  problem.start = {a.mixture, a.moments, a.affine, a.eps, a.mixing_scale};
   problem.steps = 2;
   return launch(x, &a.y, a.components, a.groups, problem, l);
+}
+
+template <class T>
+cudaError_t launch_evaluate(const Input& x, const EvaluateArguments<T>& a, const Launch& l) {
+  const BatchMoments<const T> own{a.mixture.mixing_weight, a.mixture.mean, a.mixture.var};
+  return launch_normalize<T>(
+      x, {a.components, a.groups, a.mixture, own, a.affine, a.eps, a.mixing_scale, a.y}, l);
 }
 
 #define MIXNORM_INSTANTIATE(T)                                                                  \
   template cudaError_t launch_forward(const Input&, const ForwardArguments<T>&, const Launch&); \
   template cudaError_t launch_moments(const Input&, const MomentsArguments<T>&, const Launch&); \
+  template cudaError_t launch_normalize(const Input&, const NormalizeArguments<T>&,             \
+                                        const Launch&);                                         \
   template cudaError_t launch_evaluate(const Input&, const EvaluateArguments<T>&, const Launch&);
 MIXNORM_INSTANTIATE(float)
 MIXNORM_INSTANTIATE(double)
