@@ -126,7 +126,16 @@ class _NativeBackend:
         eps: float,
         mixing_scale: bool,
     ) -> Tensor:
-        return ops.normalize(x, mixture, moments, weight, bias, eps=eps, mixing_scale=mixing_scale)
+        return ops.normalize(
+            x,
+            mixture,
+            moments,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            emulated=self._emulated,
+        )
 
     def backward_sums(
         self,
@@ -138,7 +147,7 @@ class _NativeBackend:
         *,
         eps: float,
     ) -> GradientSums:
-        return ops.backward_sums(dy, x, mixture, moments, eps=eps)
+        return ops.backward_sums(dy, x, mixture, moments, eps=eps, emulated=self._emulated)
 
     def backward_apply(
         self,
@@ -166,6 +175,7 @@ class _NativeBackend:
             eps=eps,
             mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
+            emulated=self._emulated,
         )
 
     def update_running(

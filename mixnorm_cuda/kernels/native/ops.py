@@ -57,6 +57,7 @@ def normalize(
     *,
     eps: float,
     mixing_scale: bool,
+    emulated: bool = False,
 ) -> Tensor:
     """The output of `forward` under ``moments``, which may be of more than ``x``.
 
@@ -64,9 +65,8 @@ def normalize(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    y = torch.ops.mixnorm.normalize(x, *mixture, *moments, weight, bias, eps, mixing_scale)
-    return cast(Tensor, y)
+    operator = _namespace(x, emulated).normalize
+    return cast(Tensor, operator(x, *mixture, *moments, weight, bias, eps, mixing_scale))
 
 
 def forward(
@@ -142,7 +142,13 @@ def backward(
 
 
 def backward_sums(
-    dy: Tensor, x: Tensor, mixture: Mixture, moments: BatchMoments, *, eps: float
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    moments: BatchMoments,
+    *,
+    eps: float,
+    emulated: bool = False,
 ) -> GradientSums:
     """The first sweep of `backward`: Σ ν dy and Σ ν dy (x − m) of this ``x``, [K, C] each.
 
@@ -150,8 +156,8 @@ def backward_sums(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    return GradientSums(*torch.ops.mixnorm.backward_sums(dy, x, *mixture, *moments, eps))
+    operator = _namespace(x, emulated).backward_sums
+    return GradientSums(*operator(dy, x, *mixture, *moments, eps))
 
 
 def backward_apply(
@@ -166,6 +172,7 @@ def backward_apply(
     eps: float,
     mixing_scale: bool,
     responsibility_grad: bool,
+    emulated: bool = False,
 ) -> Gradients:
     """The second sweep of `backward`, from ``sums`` over all that ``moments`` are of.
 
@@ -173,11 +180,9 @@ def backward_apply(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
+    operator = _namespace(x, emulated).backward_apply
     options = (eps, mixing_scale, responsibility_grad)
-    return Gradients(
-        *torch.ops.mixnorm.backward_apply(dy, x, *mixture, *moments, *sums, weight, bias, *options)
-    )
+    return Gradients(*operator(dy, x, *mixture, *moments, *sums, weight, bias, *options))
 
 
 def evaluate(
