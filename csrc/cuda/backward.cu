@@ -1,7 +1,10 @@
 #include "cuda/backward.h"
 
+#include <algorithm>
+
 #include "cuda/backward_kernel.cuh"
 #include "cuda/evaluate.h"
+#include "cuda/general.h"
 #include "cuda/mixture_kernel.cuh"
 #include "cuda/run.h"
 
@@ -40,16 +43,16 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
   const Cut c = cut(x, others, components, groups, launch.limits);
-  if (!c.supported) return cudaErrorNotSupported;
+  const bool mixture = arguments.dmixture.mean != nullptr;
+  const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
+  if (!c.supported || (mixture && !mixture_cut.supported)) {
+    return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
+  }
   const Kernels<T> kernels = kernels_for<T>(x.scalar, c);
   const bool one_sweep = sums_alone || sums_given;  // keeps nothing for another
   const Plan p = plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits,
                       one_sweep ? Family::kStreaming : launch.family);
   if (p.error != cudaSuccess) return p.error;
-  const bool mixture = arguments.dmixture.mean != nullptr;
-  const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
-  if (mixture && !mixture_cut.supported) return cudaErrorNotSupported;
-
   Workspace workspace(launch.workspace);
   const Buffers<T> buffers(workspace, c);
   BackwardProblem<T> problem{
@@ -103,7 +106,12 @@ const void* backward_kernel_address(Scalar scalar, const Cut& cut) {
 
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
+  const size_t bytes = workspace_bytes(x, components, groups, limits);
+  return cut(x, {}, components, groups, limits, kMixtureThreads).supported
+             ? bytes
+             : std::max(bytes,
+                        general_workspace(x, components, groups, limits, Direction::kBackward));
 }
 size_t evaluate_backward_workspace(const Input& x, int64_t components, int64_t groups,
                                    const DeviceLimits& limits) {

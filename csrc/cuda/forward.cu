@@ -2,6 +2,7 @@
 
 #include "cuda/evaluate.h"
 #include "cuda/forward_kernel.cuh"
+#include "cuda/general.h"
 #include "cuda/moments.h"
 #include "cuda/normalize.h"
 #include "cuda/plan.h"
@@ -30,7 +31,7 @@ cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t 
   const Cut c = y == nullptr ? cut(x, {}, components, groups, launch.limits)
                              : cut(x, {{y->data, {y->stride_n, y->stride_c, y->stride_l}}},
                                    components, groups, launch.limits);
-  if (!c.supported) return cudaErrorNotSupported;
+  if (!c.supported) return launch_general_forward(x, y, components, groups, problem, launch);
   const ForwardKernel<T> kernel = kernel_for<T>(x.scalar, c);
   const Plan p = plan(c, reinterpret_cast<const void*>(kernel), 1, launch.limits, launch.family);
   if (p.error != cudaSuccess) return p.error;
@@ -57,7 +58,8 @@ const void* forward_kernel_address(Scalar scalar, const Cut& cut) {
 
 size_t forward_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  const size_t bytes = workspace_bytes(x, components, groups, limits);
+  return bytes > 0 ? bytes : general_workspace(x, components, groups, limits, Direction::kForward);
 }
 size_t moments_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {

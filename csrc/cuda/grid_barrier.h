@@ -1,7 +1,7 @@
 // A barrier over all blocks of a cooperative launch.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "cuda/thread.cuh"
 
 namespace mixnorm::cuda {
 
@@ -17,7 +17,7 @@ class GridBarrier {
   __device__ void arrive_and_wait() {
     target_ += gridDim.x;
     __syncthreads();
-    if (gridDim.x > 1 && threadIdx.x == 0) {
+    if (gridDim.x > 1 && opaque(threadIdx.x) == 0) {
       __threadfence();
       atomicAdd(counter_, 1u);
       // Signed distance: right even after the counter wraps.

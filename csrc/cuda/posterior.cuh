@@ -73,11 +73,13 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
     }
   }
   if (place.channel_lane == 0) {
+    // Many components leave no registers for the rows' addresses.
+    const int width = kCount > 4 ? opaque(g.tile_positions) : g.tile_positions;
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       T* const row =
-          exchange + ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) *
-                         g.tile_positions;
+          exchange +
+          ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) * width;
       store_positions(place, partial[k], row);
     }
   }

@@ -17,7 +17,6 @@ std::tuple<Tensor, Tensor> backward_sums(const Tensor& dy, const Tensor& x,
                                          const Tensor& batch_mean, const Tensor& batch_var,
                                          double eps) {
   check_problem("backward_sums", x, mixing_weight, mean, var, eps);
-  check_group_width("backward_sums", x, mixing_weight);
   check_gradient("backward_sums", dy, x);
   check_moments("backward_sums", x, mass, batch_mean, batch_var, mixing_weight);
 
@@ -51,7 +50,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_apply(
     const Tensor& h1, const Tensor& h2, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, double eps, bool mixing_scale, bool responsibility_grad) {
   check_problem("backward_apply", x, mixing_weight, mean, var, eps);
-  check_group_width("backward_apply", x, mixing_weight);
   check_gradient("backward_apply", dy, x);
   check_moments("backward_apply", x, mass, batch_mean, batch_var, mixing_weight);
   check_statistic("backward_apply", "h1", h1, x, mean.size(0), mean.size(1), "[K, C]");

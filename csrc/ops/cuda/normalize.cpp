@@ -15,7 +15,6 @@ Tensor normalize(const Tensor& x, const Tensor& mixing_weight, const Tensor& mea
                  const Tensor& batch_var, const std::optional<Tensor>& weight,
                  const std::optional<Tensor>& bias, double eps, bool mixing_scale) {
   check_problem("normalize", x, mixing_weight, mean, var, eps);
-  check_group_width("normalize", x, mixing_weight);
   check_moments("normalize", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("normalize", x, mean, weight, bias);
 

@@ -1,8 +1,5 @@
 """The native backends: C++ and CUDA operators behind the interface that dispatch asks for."""
 
-import functools
-
-import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
@@ -227,12 +224,6 @@ class NativeCudaBackend(_NativeBackend):
             return "the CUDA kernels compute the responsibilities, here they are given"
         if num_components > MAX_COMPONENTS:
             return f"num_components={num_components}, the CUDA kernels take up to {MAX_COMPONENTS}"
-        widest = _max_group_channels(x.dtype, num_components, self._emulated)
-        if x.shape[1] // groups > widest:
-            return (
-                f"a group has {x.shape[1] // groups} channels, the CUDA kernels take up to {widest}"
-                f" of {x.dtype} with num_components={num_components}"
-            )
         return None
 
     def plans(self, x: Tensor, num_components: int, groups: int) -> dict[str, str]:
@@ -249,16 +240,3 @@ class NativeCudaBackend(_NativeBackend):
             for direction in ("forward", "backward")
             for layout in ("contiguous", "channels-last")
         }
-
-
-@functools.cache
-def _cached_max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
-    return ops.cuda_max_group_channels(dtype, num_components, emulated=emulated)
-
-
-def _max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
-    return _cached_max(dtype, num_components, emulated)
-
-
-# torch.compile calls this instead of tracing into it.
-_max_group_channels = torch.compiler.assume_constant_result(_max)  # type: ignore[no-untyped-call]

@@ -296,15 +296,3 @@ def cuda_plan(
             device,
         ),
     )
-
-
-def cuda_max_group_channels(dtype: torch.dtype, num_components: int, *, emulated: bool) -> int:
-    """The widest group, C / G, that the CUDA kernels take.
-
-    Raises:
-        RuntimeError: the operator library is missing.
-        ValueError: a dtype that no kernel takes.
-    """
-    loader.require("emulated" if emulated else "cuda")
-    operators = torch.ops.mixnorm_emulated if emulated else torch.ops.mixnorm
-    return cast(int, operators.cuda_max_group_channels(dtype, num_components))
