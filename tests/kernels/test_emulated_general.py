@@ -14,20 +14,25 @@ from tests.support import Target
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
 # Each just wider than what the threads of a block hold.
 WIDE = {
-    "K = 1": ((2, 2049, 3), 1, torch.float32),
-    "K = 3": ((5, 2050, 1, 2), 3, torch.float32),
-    "K = 8": ((3, 1026, 2), 8, torch.float32),
-    "K = 16": ((3, 515, 5), 16, torch.float32),
-    "bfloat16": ((2, 2056, 2), 3, torch.bfloat16),
-    "float16": ((2, 2056, 2), 3, torch.float16),
-    "float64": ((3, 513, 2), 3, torch.float64),
-    "float64, K = 8": ((3, 257, 2), 8, torch.float64),
+    "K = 1": ((2, 2049, 6), 1, torch.float32),
+    "K = 3": ((4, 2050, 1, 3), 3, torch.float32),
+    "K = 8": ((4, 1026, 5), 8, torch.float32),
+    "K = 16": ((6, 515, 7), 16, torch.float32),
+    "bfloat16": ((4, 2056, 3), 3, torch.bfloat16),
+    "float16": ((4, 2056, 3), 3, torch.float16),
+    "float64": ((4, 513, 3), 3, torch.float64),
+    "float64, K = 8": ((4, 257, 5), 8, torch.float64),
 }
 
 
 def problem(target: Target, *arguments: Any, **options: Any) -> Problem:
     emulated = target.backend == "emulated"
-    return Problem(*arguments, **options, device=target.device, emulated=emulated)
+    p = Problem(*arguments, **options, device=target.device, emulated=emulated)
+    # Components that stay in play: their distances would grow with the channels of a group.
+    width = p.x.shape[1] / p.mixture.mixing_weight.shape[0]
+    p.mixture.mean.div_(width**0.5)
+    p.mixture.var.sub_(4).div_(width).add_(4)
+    return p
 
 
 @LAYOUTS
@@ -66,29 +71,10 @@ def test_the_others_are_refused_where_they_do_not_serve(
         p.operators()
 
 
-def test_same_bits_under_every_schedule() -> None:
-    """Sums are in the order of the chunks, however blocks and threads take turns."""
-    target = Target("emulated", "cpu")
-    if target.unusable() is not None:
-        pytest.skip(f"{target.unusable()}")
-    p = problem(target, (3, 515, 7), 9)
-    try:
-        first, *others = (_results(p, seed) for seed in range(3))
-    finally:
-        torch.ops.mixnorm_emulated.schedule(0)
-    for other in others:
-        assert all(torch.equal(first[name], other[name]) for name in first)
-
-
-def _results(p: Problem, seed: int) -> dict[str, torch.Tensor]:
-    torch.ops.mixnorm_emulated.schedule(seed)
-    return p.operators()
-
-
 @LAYOUTS
 def test_passes_in_parts(cuda_target: Target, channels_last: bool) -> None:
     """The sums given back to the same batch give what the backward gives."""
-    p = problem(cuda_target, (3, 515, 3), 9, channels_last=channels_last)
+    p = problem(cuda_target, (4, 515, 7), 9, channels_last=channels_last)
     whole = p.operators()
     moments = BatchMoments(*(whole[f"moments.{name}"] for name in BatchMoments._fields))
     common = {"eps": EPS, "emulated": p.emulated}

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from mixnorm_cuda import dispatch
 from mixnorm_cuda.functional import mixture_normalize
 from mixnorm_cuda.kernels.native import loader, ops
 from tests.kernels.operators import Problem
@@ -106,14 +105,3 @@ def test_the_family_asked_for(cuda_target: Target, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "fastest")
     with pytest.raises(ValueError, match="MIXNORM_CUDA_KERNELS is fastest, expected auto, stream"):
         p.operators()
-
-
-def test_groups_wider_than_the_kernels_take(cuda_target: Target) -> None:
-    widest = ops.cuda_max_group_channels(torch.float32, 3, emulated=case(cuda_target).emulated)
-    assert widest >= 2048
-    x = torch.zeros(2, widest + 1, device=cuda_target.device)
-
-    assert dispatch.why_not(cuda_target.backend, x[:, :-1], 3, 1) is None
-    reason = dispatch.why_not(cuda_target.backend, x, 3, 1)
-    assert reason is not None
-    assert f"a group has {widest + 1} channels, the CUDA kernels take up to {widest}" in reason
