@@ -23,7 +23,14 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mixnorm_cuda.kernels.triton import config, launch, launch_backward, launch_forward, problem
+from mixnorm_cuda.kernels.triton import (
+    config,
+    launch,
+    launch_backward,
+    launch_evaluate,
+    launch_forward,
+    problem,
+)
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -107,8 +114,8 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
             responsibility_grad=True, mixture_grad=False, **common,
         )  # fmt: skip
-        launch_forward.normalize(x, mixture, BatchMoments(*mixture), *affine, **common)
-        launch_backward.evaluate_backward(
+        launch_evaluate.evaluate(x, mixture, *affine, **common)
+        launch_evaluate.evaluate_backward(
             x, x, mixture, *affine, responsibility_grad=True, **common
         )
     return found

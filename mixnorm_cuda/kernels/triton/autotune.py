@@ -27,7 +27,8 @@ SWEEPS = {
     "normalize": ("normalize",),
     "backward_sums": ("output_sums",),
     "backward_apply": ("input_gradient",),
-    "evaluate_backward": ("input_gradient",),
+    "evaluate": ("evaluate",),
+    "evaluate_backward": ("evaluate_gradient",),
 }
 """The kernels whose budgets an operator's time depends on."""
 CANDIDATES = {

@@ -59,6 +59,8 @@ BUDGETS: dict[str, Budget] = {
     ),
     "normalize": Budget(),
     "output_sums": Budget(elements=16),
+    "evaluate": Budget(),
+    "evaluate_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "responsibilities": Budget(),
     "log_odds_gradient": Budget(elements=16),
@@ -135,6 +137,8 @@ def channel_cost(kernel: str, components: int, nu: str, *, sums: int = 0) -> int
         return 1 + computed + 2 * k
     if kernel == "output_sums":
         return 1 + computed + 2 * k
+    if kernel in ("evaluate", "evaluate_gradient"):
+        return (3 * k if nu == NU_ONE else 5 * k) + 2 * k * (kernel == "evaluate_gradient")
     if kernel in ("input_gradient", "fused_backward"):
         return 1 + 4 * k + 2 * (k - 1) + sums
     return 1  # responsibilities, log_odds_gradient: rows are loaded where they are used
