@@ -31,7 +31,7 @@ from mixnorm_cuda.kernels.triton import (
     launch_forward,
     problem,
 )
-from mixnorm_cuda.types import BatchMoments, Mixture
+from mixnorm_cuda.types import Mixture
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
@@ -71,9 +71,15 @@ class Compiled:
     cubin: bytes = field(repr=False)
     registers: int = 0
     stack: int = 0
+    """Bytes of stack and local memory a thread: a frame, or room for what is spilled."""
+    spills: int = 0
+    """Instructions that move a register to or from local memory."""
 
     def __post_init__(self) -> None:
         self.registers, self.stack = _registers(self.cubin)
+        if self.stack:
+            local = re.compile(r"\b(STL|LDL)\b")
+            self.spills = sum(bool(local.search(line)) for line in _disassembled(self.cubin))
 
     @property
     def tile(self) -> str:
@@ -230,9 +236,15 @@ def _compiling(capability: int) -> Iterator[list[Compiled]]:
     found: list[Compiled] = []
 
     def compile_instead(
-        kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int, **sizes: Any
+        kernel: Any,
+        grid: tuple[int, ...],
+        *arguments: Any,
+        num_warps: int,
+        registers: int | None = None,
+        **sizes: Any,
     ) -> None:
-        compiled = _compile(kernel, arguments, sizes, num_warps, capability)
+        options = {"num_warps": num_warps, "maxnreg": registers, "enable_fp_fusion": True}
+        compiled = _compile(kernel, arguments, sizes, options, capability)
         name = kernel.__name__.strip("_").removesuffix("_kernel")
         shared = compiled.metadata.shared
         found.append(Compiled(name, grid, sizes, num_warps, shared, compiled.asm["cubin"]))
@@ -247,7 +259,11 @@ def _compiling(capability: int) -> Iterator[list[Compiled]]:
 
 
 def _compile(
-    kernel: Any, arguments: tuple[Any, ...], sizes: dict[str, Any], num_warps: int, capability: int
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    sizes: dict[str, Any],
+    options: dict[str, Any],
+    capability: int,
 ) -> Any:
     """``kernel`` as Triton would specialize it for these arguments, with aligned pointers."""
     values = dict(zip(kernel.arg_names, arguments, strict=False)) | sizes
@@ -269,5 +285,5 @@ def _compile(
     return triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": num_warps, "enable_fp_fusion": True},
+        options=options,
     )

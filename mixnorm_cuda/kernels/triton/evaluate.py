@@ -143,6 +143,7 @@ def _evaluate_kernel(
     SPAN: tl.constexpr,
     K: tl.constexpr,
     NU: tl.constexpr,
+    SHARED_BIAS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     VEC: tl.constexpr,
@@ -156,7 +157,7 @@ def _evaluate_kernel(
     in_row = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)
     mean = rows(table_ptr, c, exists, C, MEAN, ROWS, K)
     scale = rows(table_ptr, c, exists, C, SCALE, ROWS, K)
-    bias = rows(table_ptr, c, exists, C, BIAS, ROWS, K)
+    bias = rows(table_ptr, c, exists, C, BIAS, ROWS, 1 if SHARED_BIAS else K)
     if COMPUTED:
         quadratic = rows(table_ptr, c, exists, C, QUADRATIC, ROWS, K)
         linear = rows(table_ptr, c, exists, C, LINEAR, ROWS, K)
@@ -177,9 +178,14 @@ def _evaluate_kernel(
                 nu = load_weights(nu_ptr, group, i, valid, positions, K)
             else:
                 nu = evaluated_posterior(d, quadratic, linear, constants, K, NU == "joint")
-            y = nu[0] * (scale[0] * d[0] + bias[0])
-            for k in tl.static_range(1, K):
-                y += nu[k] * (scale[k] * d[k] + bias[k])
+            if SHARED_BIAS:
+                y = nu[0] * (scale[0] * d[0]) + bias[0]
+                for k in tl.static_range(1, K):
+                    y += nu[k] * (scale[k] * d[k])
+            else:
+                y = nu[0] * (scale[0] * d[0] + bias[0])
+                for k in tl.static_range(1, K):
+                    y += nu[k] * (scale[k] * d[k] + bias[k])
         tl.store(y_ptr + where, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 

@@ -264,9 +264,7 @@ def _input_gradient_kernel(
         elif DLOG == "computed":
             dnu = ()
             for k in tl.static_range(K):
-                terms = responsibility_gradient(
-                    dy, x, scale[k], offset[k], quadratic[k], linear[k]
-                )
+                terms = responsibility_gradient(dy, x, scale[k], offset[k], quadratic[k], linear[k])
                 if JOINT:
                     terms = tl.sum(terms, axis=0, keep_dims=True)
                 dnu = dnu + (terms + constant[k],)

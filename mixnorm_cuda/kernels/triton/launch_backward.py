@@ -103,7 +103,7 @@ def backward_sums(
         K=problem.components,
         BLOCK_C=MERGE_BLOCK_C,
         BLOCK_J=MERGE_BLOCK_J,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return found
 
@@ -190,7 +190,7 @@ def merge_output_sums(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=MERGE_BLOCK_C,
         BLOCK_J=MERGE_BLOCK_J,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return dweight, dbias
 
@@ -224,7 +224,7 @@ def _mixture_gradient(
             EPS=problem.eps,
             BLOCK_C=MERGE_BLOCK_C,
             BLOCK_J=MERGE_BLOCK_J,
-            num_warps=4,
+            **launch.BESIDE,
         )
     else:
         gradient = gradient._replace(
@@ -243,7 +243,7 @@ def _mixture_gradient(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=256,
         BLOCK_J=64,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return gradient
 

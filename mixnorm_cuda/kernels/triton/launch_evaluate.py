@@ -38,7 +38,8 @@ def evaluate(
         return y
     problem = Problem.of(x, mixture, eps)
     table = _table(problem, mixture, weight, bias, mixing_scale)
-    how, grid = _launch(problem, "evaluate")
+    shared = bias is None or bias.dim() == 1
+    how, grid = _launch(problem, "evaluate", 0 if shared else problem.components - 1)
     nu = _responsibilities(problem, x, table) if how == NU_LOADED else None
     launch.sweep(
         _evaluate_kernel,
@@ -51,6 +52,7 @@ def evaluate(
         span=problem.span(how),
         K=problem.components,
         NU=how,
+        SHARED_BIAS=shared,
     )
     return y
 
@@ -73,7 +75,7 @@ def evaluate_backward(
     problem = Problem.of(x, mixture, eps)
     table = _table(problem, mixture, weight, bias, mixing_scale)
     through = responsibility_grad and problem.components > 1
-    how, grid = _launch(problem, "evaluate_gradient")
+    how, grid = _launch(problem, "evaluate_gradient", problem.components - 1)
     dlog, nu, log_odds = COMPUTED if through else NO_GRADIENT, None, None
     if how == NU_LOADED:
         nu = _responsibilities(problem, x, table)
@@ -128,16 +130,17 @@ def _table(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=BLOCK_C,
         BLOCK_K=next_power_of_two(problem.components),
-        num_warps=4,
+        **launch.BESIDE,
     )
     return table
 
 
-def _launch(problem: Problem, kernel: str) -> tuple[str, Launch]:
-    """How ``kernel`` gets ν, and its launch: ν is loaded where a group fits no tile."""
+def _launch(problem: Problem, kernel: str, more: int) -> tuple[str, Launch]:
+    """How ``kernel`` gets ν, and its launch: ν is loaded where a group fits no tile. A channel has
+    ``more`` values than of a bias that components share."""
     how = NU_JOINT if problem.nu == NU_LOADED else problem.nu
-    grid = problem.launch(kernel, how)
-    return (how, grid) if grid is not None else (NU_LOADED, problem.blocked(kernel))
+    grid = problem.launch(kernel, how, sums=more)
+    return (how, grid) if grid is not None else (NU_LOADED, problem.blocked(kernel, sums=more))
 
 
 def _responsibilities(problem: Problem, x: Tensor, table: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tests.kernels.triton.cases import Case
 
 @pytest.fixture
 def timed(monkeypatch, tmp_path):
-    """Each timing's budget of the normalization; 192 threads resident are said to be fastest."""
+    """Each timing's budget of the evaluation; 192 threads resident are said to be fastest."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(autotune.VARIABLE, "1")
     monkeypatch.setattr(
@@ -24,7 +24,7 @@ def timed(monkeypatch, tmp_path):
 
     def milliseconds(call):
         call()
-        budget = config.budget_of("normalize")
+        budget = config.budget_of("evaluate")
         seen.append(budget)
         return abs(budget.resident_threads - 192) + abs(budget.threads - 64) / 1000
 
@@ -43,8 +43,8 @@ def test_the_fastest_is_found_and_kept(timed, device):
     assert len(timed) == 5
     kept = json.loads(autotune.cache_file().read_text())
     (budgets,) = kept.values()
-    best = dataclasses.replace(BUDGETS["normalize"], resident_threads=192, threads=64)
-    assert budgets == {"normalize": dataclasses.asdict(best)}
+    best = dataclasses.replace(BUDGETS["evaluate"], resident_threads=192, threads=64)
+    assert budgets == {"evaluate": dataclasses.asdict(best)}
     torch.testing.assert_close(evaluate(case), first)
     assert len(timed) == 5
     autotune._load.cache_clear()  # as another process
@@ -66,7 +66,7 @@ def test_the_tuned_budgets_are_used(timed, device, monkeypatch):
 
 def test_a_broken_cache_is_tuned_over(timed, device):
     autotune.cache_file().parent.mkdir(parents=True)
-    autotune.cache_file().write_text('{"normalize": {"normalize": {"no_such_number": 1}}}')
+    autotune.cache_file().write_text('{"evaluate": {"evaluate": {"no_such_number": 1}}}')
     evaluate(Case((3, 6, 5, 5), device=device))
     assert len(timed) == 5
 
@@ -76,4 +76,4 @@ def test_without_the_variable_nothing_is_timed_or_read(timed, device, monkeypatc
     evaluate(Case((3, 6, 5, 5), device=device))
     assert timed == []
     assert not autotune.cache_file().exists()
-    assert config.budget_of("normalize") == BUDGETS["normalize"]
+    assert config.budget_of("evaluate") == BUDGETS["evaluate"]
