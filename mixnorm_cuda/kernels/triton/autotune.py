@@ -38,6 +38,7 @@ CANDIDATES = {
     "threads": (64, 128, 256),
     "resident_threads": (256, 384, 512, 768, 1024),
     "program_elements": (0, 2**16),
+    "dot_components": (0, 1),
 }
 
 Budgets = dict[str, Budget]

@@ -6,9 +6,11 @@ import json
 import pytest
 import torch
 
-from mixnorm_cuda.kernels.triton import autotune, config, ops
+from mixnorm_cuda.kernels.triton import autotune, config, launch, ops
 from mixnorm_cuda.kernels.triton.config import BUDGETS, Budget
 from tests.kernels.triton.cases import Case
+
+PRODUCTS = autotune.CANDIDATES["dot_components"]
 
 
 @pytest.fixture
@@ -16,9 +18,8 @@ def timed(monkeypatch, tmp_path):
     """Each timing's budget of the evaluation; 192 threads resident are said to be fastest."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(autotune.VARIABLE, "1")
-    monkeypatch.setattr(
-        autotune, "CANDIDATES", {"resident_threads": (192, 768), "threads": (64, 256)}
-    )
+    fewer = {"resident_threads": (192, 768), "threads": (64, 256)}
+    monkeypatch.setattr(autotune, "CANDIDATES", fewer)
     autotune._load.cache_clear()
     seen: list[Budget] = []
 
@@ -62,6 +63,28 @@ def test_the_tuned_budgets_are_used(timed, device, monkeypatch):
     monkeypatch.setattr(config, "choose_launch", lambda *a: used.append(a[-1]) or choose(*a))
     evaluate(case)
     assert {budget.resident_threads for budget in used} == {192}
+
+
+def test_whether_moments_use_matrix_units_is_measured(timed, device, monkeypatch):
+    """Whatever the table takes for five components."""
+    case = Case((2, 32, 3, 3), 5, device=device)
+    started = []
+    run = launch.run
+    monkeypatch.setattr(
+        launch, "run", lambda *a, **o: started.append(a[0].__name__) or run(*a, **o)
+    )
+    monkeypatch.setattr(autotune, "CANDIDATES", {"dot_components": PRODUCTS})
+    for fastest in PRODUCTS:
+
+        def milliseconds(call, fastest=fastest):
+            return abs(config.budget_of("moments").dot_components - fastest)
+
+        monkeypatch.setenv("XDG_CACHE_HOME", f"{autotune.cache_file().parent}/{fastest}")
+        monkeypatch.setattr(autotune, "milliseconds", milliseconds)
+        ops.moments(case.x, case.mixture, eps=1e-5)
+        assert ("_dot_moments_kernel" in started) == (fastest == 1)
+        assert ("_moments_kernel" in started) == (fastest == 0)
+        started.clear()
 
 
 def test_a_broken_cache_is_tuned_over(timed, device):
