@@ -69,11 +69,27 @@ def test_the_interpreter_needs_no_gpu(monkeypatch):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert availability.missing() is None
+    if availability.missing() is not None:
+        pytest.skip(availability.missing())
     x = torch.randn(2, 3)
     assert dispatch.why_not("triton", x, 3, 1) is None
     monkeypatch.delenv("TRITON_INTERPRET")
     assert dispatch.BACKENDS["triton"].refuses(x, 3, 1, False) is not None
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "reason"),
+    [("3.6.0", "2.4.1", "needs numpy below 2.4 and finds 2.4.1; install"),
+     ("3.6.0", "2.3.5", None),
+     ("3.7.0", "2.4.1", None)],
+)  # fmt: skip
+def test_the_interpreter_of_triton_3_6_needs_an_older_numpy(
+    gpu, monkeypatch, triton, numpy, reason
+):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(availability, "version", {"triton": triton, "numpy": numpy}.get)
+    missing = availability.missing()
+    assert missing is None if reason is None else reason in missing
 
 
 @pytest.fixture
