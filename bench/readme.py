@@ -139,10 +139,7 @@ def _moments_table(rows: list[dict[str, Any]], tuning: Path) -> str:
     found: dict[tuple[str, int, int], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         key = (row["dtype"], row["channels"], row["num_components"])
-        # Where `tl.dot` serves no tile, multiply-adds were compiled once more.
-        how = "tl.dot" if row["kernel"] == "dot_moments" else "multiply-adds"
-        if (row["how"] == "tl.dot") == (how == "tl.dot"):
-            found.setdefault(key, {}).setdefault(how, []).append(row)
+        found.setdefault(key, {}).setdefault(row["how"], []).append(row)
     lines = []
     for (dtype, channels, components), products in found.items():
         cells, bounds = [], {}

@@ -100,8 +100,11 @@ class LoopCounts(NamedTuple):
     """Loaded from and stored to global memory."""
 
 
-def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
-    """All kernels of the layer's training step, with an EM step if K > 1, and of eval."""
+def compile_layer(
+    layer: Layer, capability: int, only: tuple[str, ...] | None = None
+) -> list[Compiled]:
+    """All kernels of the layer's training step, with an EM step if K > 1, and of eval; or those
+    whose names are in ``only``."""
     x = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -114,7 +117,7 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
     mixture = Mixture(empty(layer.groups, k), empty(k, c), empty(k, c))
     affine = (empty(c), empty(c))
     common: dict[str, Any] = {"eps": 1e-5, "mixing_scale": True}
-    with _compiling(capability) as found:
+    with _compiling(capability, only) as found:
         out = launch_forward.forward(x, mixture, *affine, em_iters=min(k - 1, 1), **common)
         launch_backward.backward(
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
@@ -139,9 +142,10 @@ def compile_moments(
 
     c = shape[1]
     mixture = Mixture(empty(1, components), empty(components, c), empty(components, c))
-    with config.using({"moments": budget}), _compiling(capability) as found:
+    sweeps = ("responsibilities", "moments", "dot_moments")
+    with config.using({"moments": budget}), _compiling(capability, sweeps) as found:
         launch_forward.forward(x, mixture, None, None, eps=1e-5, em_iters=0, mixing_scale=True)
-    return [k for k in found if k.name in ("responsibilities", "moments", "dot_moments")]
+    return found
 
 
 def loop_counts(kernel: Compiled) -> LoopCounts:
@@ -231,7 +235,7 @@ def _tool(name: str, option: str, cubin: bytes) -> str:
 
 
 @contextmanager
-def _compiling(capability: int) -> Iterator[list[Compiled]]:
+def _compiling(capability: int, only: tuple[str, ...] | None = None) -> Iterator[list[Compiled]]:
     """Inside, launches on meta tensors compile; the list collects what they compiled."""
     found: list[Compiled] = []
 
@@ -243,9 +247,11 @@ def _compiling(capability: int) -> Iterator[list[Compiled]]:
         registers: int | None = None,
         **sizes: Any,
     ) -> None:
+        name = kernel.__name__.strip("_").removesuffix("_kernel")
+        if only is not None and name not in only:
+            return
         options = {"num_warps": num_warps, "maxnreg": registers, "enable_fp_fusion": True}
         compiled = _compile(kernel, arguments, sizes, options, capability)
-        name = kernel.__name__.strip("_").removesuffix("_kernel")
         shared = compiled.metadata.shared
         found.append(Compiled(name, grid, sizes, num_warps, shared, compiled.asm["cubin"]))
 

@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=80.0, help="start nothing after these")
     parser.add_argument("--device", default="cuda")
     a = parser.parse_args(arguments)
-    end = time.monotonic() + a.seconds
+    end: float = time.monotonic() + a.seconds
     device = torch.cuda.get_device_name() if a.device == "cuda" else a.device
     content: dict[str, Any] = {"device": device, "products": [], "tuned": []}
     a.out.parent.mkdir(parents=True, exist_ok=True)
