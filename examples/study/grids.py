@@ -50,6 +50,12 @@ def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, .
             "Which channels share responsibilities?",
             ("mn", some_groups, PER_CHANNEL, f"{AS_BN},groups=C"),
         ),
+        Question(
+            "momentum",
+            "Should the running statistics follow faster?",
+            ("mn", "mn:momentum=0.3", AS_BN_DETACHED, f"{AS_BN_DETACHED},momentum=0.3"),
+            learning_rates=(0.001, 0.005),
+        ),
     )
 
 
