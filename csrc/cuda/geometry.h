@@ -53,6 +53,7 @@ struct Geometry {
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
   RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
+  RowStep tile_step;  // from a position of a tile to the same of the next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 

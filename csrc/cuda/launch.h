@@ -12,6 +12,7 @@ enum class Family {
   kAuto,       // the plan chooses
   kStreaming,  // one launch per sweep: every sweep reads the tensors again
   kResident,   // one cooperative launch: tiles stay in shared memory between the sweeps
+  kGeneral,    // what the others do not serve: responsibilities pass through the workspace
 };
 
 // What the plan needs to know of a device.

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/geometry.h"
+#include "cuda/thread.cuh"
 
 namespace mixnorm::cuda {
 
@@ -64,7 +65,8 @@ struct Column {
 // Calls f(column) in all threads of the block, round by round.
 template <class F>
 __device__ void for_columns(const Geometry& g, const Lanes& lanes, F&& f) {
-  for (int first = blockIdx.x * lanes.width; first < columns(g); first += gridDim.x * lanes.width) {
+  const int stride = grid_blocks() * lanes.width;
+  for (int first = blockIdx.x * lanes.width; first < columns(g); first += stride) {
     f(Column(g, first + lanes.unit));
   }
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cuda/general.h"
+
 namespace mixnorm::cuda {
 namespace {
 
@@ -71,16 +73,6 @@ int compiled_components(Scalar scalar, Access access, int64_t components) {
   return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
 }
 
-int64_t max_components(Scalar scalar) {
-  return scalar == Scalar::kDouble ? 8 : device::kMaxComponents;
-}
-
-int64_t max_group_channels(Scalar scalar, int64_t components) {
-  const Held most =
-      held(scalar, compiled_components(scalar, Access::kElements, components), Access::kElements);
-  return int64_t(most.channels) * most.max_threads;
-}
-
 Tensor flattened(const Geometry& g, const Input& x) {
   if (g.length != g.positions || x.batch == 1) return {x.data, strides_of(x)};
   // One row: the next position of a sample of one position is the next sample's.
@@ -95,7 +87,7 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, int max_threads) {
   Cut cut{};
-  if (components < 1 || components > max_components(x.scalar)) {
+  if (components < 1 || components > (x.scalar == Scalar::kDouble ? 8 : device::kMaxComponents)) {
     cut.reason = "more components than are compiled";
     return cut;
   }
@@ -155,6 +147,7 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
 
   g.channel_runs = tensors[0].strides.c == 1 && tensors[0].strides.l != 1;
   g.lane_step = row_step(tile_positions() / hold.positions, g.length);
+  g.tile_step = row_step(g.tile_positions, g.length);
 
   const int multiprocessors = limits.multiprocessors;
   const int64_t one_each = std::max(1, multiprocessors / g.channel_blocks);
@@ -241,7 +234,10 @@ Description describe(Direction direction, const Input& x, int64_t components, in
   const Cut c = cut(x, {}, components, groups, limits);
   Description d{};
   d.reason = c.reason;
-  if (!c.supported) return d;
+  if (!c.supported) {
+    const bool asked_for_another = family != Family::kAuto && family != Family::kStreaming;
+    return asked_for_another ? d : describe_general(x, components, groups, limits, c.reason);
+  }
   const bool forward = direction == Direction::kForward;
   const void* const kernel =
       forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
