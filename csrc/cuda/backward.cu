@@ -4,6 +4,7 @@
 
 #include "cuda/backward_kernel.cuh"
 #include "cuda/evaluate.h"
+#include "cuda/evaluate_backward_kernel.cuh"
 #include "cuda/general.h"
 #include "cuda/mixture_kernel.cuh"
 #include "cuda/run.h"
@@ -13,14 +14,15 @@ namespace {
 
 template <class T>
 struct Kernels {
-  BackwardKernel<T> backward, mixture;
+  BackwardKernel<T> backward, mixture, evaluate;
 };
 
 template <class S>
 Kernels<accumulation_t<S>> kernels_of(const Cut& c) {
   int components = c.compiled;
   return {find_backward_kernel<S>(c.access, &components),
-          find_mixture_kernel<S>(c.access, &components)};
+          find_mixture_kernel<S>(c.access, &components),
+          find_evaluate_backward_kernel<S>(c.access, &components)};
 }
 
 template <class T>
@@ -69,6 +71,13 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   if (sums_given) {
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
+  }
+  if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported) {
+    const Plan one = plan(mixture_cut, reinterpret_cast<const void*>(kernels.evaluate), 2,
+                          launch.limits, Family::kStreaming);
+    if (one.error != cudaSuccess) return one.error;
+    problem.geometry = one.geometry;
+    return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
   const cudaError_t error =
       run(p, kernels.backward, problem, kBackwardSteps, buffers.barrier, launch.stream);
