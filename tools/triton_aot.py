@@ -259,7 +259,8 @@ def _compiling(capability: int, only: tuple[str, ...] | None = None) -> Iterator
     launch.run = compile_instead
     problem.multiprocessors = lambda device: MULTIPROCESSORS[capability]  # type: ignore[assignment]
     try:
-        yield found
+        with config.on_capability(capability // 10):
+            yield found
     finally:
         launch.run, problem.multiprocessors = run, multiprocessors
 

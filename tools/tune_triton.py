@@ -52,7 +52,7 @@ def products(shape: tuple[int, ...], components: int, dtype: str, device: str) -
         "dtype": dtype, "channels": shape[1], "num_components": components
     }  # fmt: skip
     for how, fewest in (("multiply-adds", 0), ("tl.dot", 1)):
-        budget = dataclasses.replace(config.BUDGETS["moments"], dot_components=fewest)
+        budget = dataclasses.replace(config.budget_of("moments"), dot_components=fewest)
         with config.using({"moments": budget}):
             found[how] = autotune.milliseconds(lambda: ops.moments(x, mixture, eps=1e-5))
     return found
@@ -77,6 +77,7 @@ def tuned(shape: tuple[int, ...], components: int, dtype: str, device: str) -> I
     """Of each operator its time under the table, the fastest found, and what that changes."""
     x, mixture = layer(shape, components, dtype, device)
     for name, call in operators(x, mixture):
+        table = {kernel: config.budget_of(kernel) for kernel in autotune.SWEEPS[name]}
         before = autotune.milliseconds(call)
         budgets = autotune.tune(name, call)
         with config.using(budgets):
@@ -85,7 +86,7 @@ def tuned(shape: tuple[int, ...], components: int, dtype: str, device: str) -> I
             f"{kernel}.{number}": value
             for kernel, budget in budgets.items()
             for number, value in dataclasses.asdict(budget).items()
-            if value != getattr(config.BUDGETS[kernel], number)
+            if value != getattr(table[kernel], number)
         }
         yield {
             "shape": shape, "num_components": components, "dtype": dtype, "operator": name,
@@ -111,9 +112,10 @@ def main(arguments: list[str] | None = None) -> int:
         a.out.write_text(json.dumps(content, indent=1) + "\n")
         return time.monotonic() < end
 
-    more = all(keep("products", products(*sizes, a.device)) for sizes in PRODUCTS)
-    if more:
-        all(keep("tuned", row) for sizes in LAYERS for row in tuned(*sizes, a.device))
+    major = torch.cuda.get_device_capability()[0] if a.device == "cuda" else 0
+    with config.on_capability(major):
+        if all(keep("products", products(*sizes, a.device)) for sizes in PRODUCTS):
+            all(keep("tuned", row) for sizes in LAYERS for row in tuned(*sizes, a.device))
     return 0
 
 

@@ -80,7 +80,7 @@ def run(operator: str, setting: str, call: Callable[[], Result]) -> Result:
 
 def tune(operator: str, call: Callable[[], object]) -> Budgets:
     """The fastest budgets found by changing one number at a time."""
-    best = {kernel: config.BUDGETS[kernel] for kernel in SWEEPS[operator]}
+    best = {kernel: config.budget_of(kernel) for kernel in SWEEPS[operator]}
     fastest = _time(best, call)
     for kernel in best:
         for name, values in CANDIDATES.items():

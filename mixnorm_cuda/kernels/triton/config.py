@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mixnorm_cuda.kernels.triton.geometry import Geometry
 
@@ -63,7 +64,7 @@ BUDGETS: dict[str, Budget] = {
     ),
     "normalize": Budget(),
     "output_sums": Budget(elements=16, registers=MAX_REGISTERS),
-    "evaluate": Budget(channel_registers=104, position_registers=16, elements=16),
+    "evaluate": Budget(channel_registers=104),
     "evaluate_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "responsibilities": Budget(registers=MAX_REGISTERS),
@@ -75,12 +76,30 @@ BUDGETS: dict[str, Budget] = {
 }
 
 
-_tuned: ContextVar[Mapping[str, Budget]] = ContextVar("tuned", default=BUDGETS)
+BY_CAPABILITY: dict[int, dict[str, Budget]] = {
+    # Its compiler keeps more in registers: with more elements wide groups would spill.
+    10: {"evaluate": Budget(channel_registers=104, position_registers=16, elements=16)},
+}
+"""What replaces `BUDGETS` on devices of a major compute capability."""
+
+_tuned: ContextVar[Mapping[str, Budget]] = ContextVar("tuned", default=MappingProxyType({}))
+_capability: ContextVar[int] = ContextVar("capability", default=0)
 
 
 def budget_of(kernel: str) -> Budget:
     """The budget in force for ``kernel``."""
-    return _tuned.get().get(kernel, BUDGETS[kernel])
+    table = BY_CAPABILITY.get(_capability.get(), {})
+    return _tuned.get().get(kernel) or table.get(kernel) or BUDGETS[kernel]
+
+
+@contextmanager
+def on_capability(major: int) -> Iterator[None]:
+    """Within, the table is that of devices of this major compute capability."""
+    token = _capability.set(major)
+    try:
+        yield
+    finally:
+        _capability.reset(token)
 
 
 @contextmanager
@@ -266,11 +285,12 @@ def choose_dot(
 ) -> Tile | None:
     """The tile of a kernel that uses `tl.dot`; None where multiply-adds serve better.
 
+    Operands are converted from half precision, which one more component has to pay for.
     Every warp holds the coefficients of all channels as operands: more than 64 would spill. With
     fewer than 32 the 16 padded rows of ν cost more than the products.
     """
     fewest = budget_of(kernel).dot_components
-    if not 0 < fewest <= components or not 32 <= span <= 64:
+    if not 0 < fewest <= components - (itemsize == 2) or not 32 <= span <= 64:
         return None
     block_c = next_power_of_two(span)
     vec = _power_of_two_divisor(span, 16 // itemsize) if geometry.channels_last else geometry.vec

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels import fake
-from mixnorm_cuda.kernels.triton import autotune
+from mixnorm_cuda.kernels.triton import autotune, config
 from mixnorm_cuda.kernels.triton.arguments import (
     check_like,
     check_mixture,
@@ -71,7 +71,8 @@ def _launch(stem: str) -> ModuleType:
 
 def _run(operator: str, x: Tensor, mixture: Mixture, call: Callable[[], Result]) -> Result:
     """``call()`` on the device of ``x``, with tuned tiles where tuning is asked for."""
-    with torch.cuda.device_of(x):
+    major = torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 0
+    with torch.cuda.device_of(x), config.on_capability(major):
         if not autotune.enabled() or x.numel() == 0:
             return call()
         device = torch.cuda.get_device_name(x.device) if x.is_cuda else "interpreter"

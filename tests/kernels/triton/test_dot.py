@@ -107,10 +107,13 @@ def test_what_it_does_not_serve(shape, groups, dtype, device, launched):
     assert PRODUCT not in launched
 
 
-@pytest.mark.parametrize(("components", "taken"), [(4, False), (5, True)])
-def test_what_the_table_takes(components, taken):
+@pytest.mark.parametrize(
+    ("components", "itemsize", "taken"),
+    [(4, 4, False), (5, 4, True), (5, 2, False), (6, 2, True)],
+)
+def test_what_the_table_takes(components, itemsize, taken):
     with config.using({}):
         tile = config.choose_dot(
-            "moments", geometry(torch.empty(8, 32, 4, 4)), 32, components, itemsize=4
+            "moments", geometry(torch.empty(8, 32, 4, 4)), 32, components, itemsize=itemsize
         )
     assert (tile is not None) == taken

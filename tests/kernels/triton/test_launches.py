@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixnorm_cuda import MixtureNorm2d
-from mixnorm_cuda.kernels.triton import launch, operators, problem
+from mixnorm_cuda.kernels.triton import config, launch, operators, problem
 from mixnorm_cuda.kernels.triton.config import NU_CHANNEL
 from mixnorm_cuda.kernels.triton.problem import Problem
 from mixnorm_cuda.reference import ReferenceBackend
@@ -126,6 +126,37 @@ def test_one_mixture_per_channel_has_the_parallelism_of_batch_norm(
             grid = layer.launch(kernel, layer.nu)
             assert grid.tile.block_c <= 128
             assert grid.blocks * grid.chunks >= 132, kernel
+
+
+def test_the_table_is_that_of_the_device(device, monkeypatch):
+    """Budgets of a capability count on its devices, and what is tuned counts before them."""
+    monkeypatch.setattr(config, "BY_CAPABILITY", {10: {"evaluate": config.Budget(threads=64)}})
+    assert config.budget_of("evaluate") == config.BUDGETS["evaluate"]
+    with config.on_capability(10):
+        assert config.budget_of("evaluate").threads == 64
+        assert config.budget_of("moments") == config.BUDGETS["moments"]
+        with config.using({"evaluate": config.Budget(threads=256)}):
+            assert config.budget_of("evaluate").threads == 256
+    seen = []
+    monkeypatch.setattr(config, "_capability", _Recorded(seen))
+    operators._BODIES["evaluate"](*arguments("evaluate", INPUTS["contiguous"].to(device)))
+    assert seen == [torch.cuda.get_device_capability()[0] if device == "cuda" else 0]
+
+
+class _Recorded:
+    """Stands in for the context variable, and notes what it is set to."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def get(self) -> int:
+        return self.seen[-1]
+
+    def set(self, major: int) -> None:
+        self.seen.append(major)
+
+    def reset(self, token: None) -> None:
+        pass
 
 
 def test_a_graph_replays_a_training_step(device):
