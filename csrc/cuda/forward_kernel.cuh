@@ -35,7 +35,13 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   const Geometry& g = p.geometry;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) GridBarrier(p.barrier, step - first_step - 1).arrive_and_wait();
+    if (step > first_step) {
+      if (g.alone) {
+        __syncthreads();
+      } else {
+        GridBarrier(p.barrier, step - first_step - 1).arrive_and_wait();
+      }
+    }
     const Scratch<T, K> scratch(shared, g, TileAccess<S, K, kAccess>::slot_bytes());
     if (step == 0) {
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());

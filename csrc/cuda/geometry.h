@@ -52,6 +52,7 @@ struct Geometry {
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
+  bool alone;         // the one chunk's blocks run all steps, and none needs another's results
   RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };

@@ -12,6 +12,8 @@ enum class Family {
   kAuto,       // the plan chooses
   kStreaming,  // one launch per sweep: every sweep reads the tensors again
   kResident,   // one cooperative launch: tiles stay in shared memory between the sweeps
+  kSmall,      // one ordinary launch: likewise, and a block has all positions of its groups
+  kChannel,    // a mixture of its own for every channel: threads hold whole mixtures
 };
 
 // What the plan needs to know of a device.

@@ -14,6 +14,9 @@ constexpr int kChunkPositions = 16;
 // Tiles of a block per tile that stays: beyond, residency saves too little to pay for the lower
 // occupancy of a block that takes all the shared memory.
 constexpr int kMaxOverflow = 4;
+// Elements of a block that has all positions of its groups, up to which it is faster than several:
+// at 60 to 100 instructions an element they take it the time of the barriers between those.
+constexpr int64_t kSmallElements = 16384;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
 
@@ -62,6 +65,22 @@ Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar sca
   }
   return channels ? Access::kChannels : positions ? Access::kPositions : Access::kElements;
 }
+
+// Sets what follows from how many warps lie side by side.
+void size_tiles(Cut& cut, int position_warps) {
+  Geometry& g = cut.geometry;
+  g.position_warps = position_warps;
+  const int lanes = 32 / g.channel_lanes * position_warps;
+  g.tile_positions = lanes * cut.held_positions;
+  g.tiles = ceil_div(g.positions, g.tile_positions);
+  g.lane_step = row_step(lanes, g.length);
+  cut.slot_bytes =
+      int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
+  cut.scratch_bytes = scratch_sizes(g, cut.compiled, cut.held_channels).total() *
+                      (cut.element_bytes == 8 ? 8 : 4);
+}
+
+bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps; }
 
 }  // namespace
 
@@ -141,37 +160,68 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.group_columns = g.channel_warps * g.channel_lanes * hold.channels;
   g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
-  g.position_warps = 1;
-  const auto tile_positions = [&] {
-    return 32 / g.channel_lanes * g.position_warps * hold.positions;
-  };
-  // Wider tiles where every multiprocessor still gets one.
-  while (g.position_warps * 2 * g.channel_warps * g.block_groups <= kWarps &&
-         g.positions / (2 * tile_positions()) * g.channel_blocks >= limits.multiprocessors) {
-    g.position_warps *= 2;
-  }
-  g.tile_positions = tile_positions();
-  g.tiles = ceil_div(g.positions, g.tile_positions);
-
   g.channel_runs = tensors[0].strides.c == 1 && tensors[0].strides.l != 1;
-  g.lane_step = row_step(tile_positions() / hold.positions, g.length);
+  cut.held_channels = hold.channels;
+  cut.held_positions = hold.positions;
+  cut.element_bytes = size_of(x.scalar);
+  size_tiles(cut, 1);
+  // Wider tiles where every multiprocessor still gets one.
+  while (room_for_twice_the_warps(g) &&
+         g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
+    size_tiles(cut, 2 * g.position_warps);
+  }
 
   const int multiprocessors = limits.multiprocessors;
   const int64_t one_each = std::max(1, multiprocessors / g.channel_blocks);
   const int64_t most = std::max(1, kMaxBlocks * multiprocessors / g.channel_blocks);
   const int64_t worth = g.positions / (kChunkPositions * components);
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
-  const int threads = 32 * warps(g);
-  cut.slot_bytes = int64_t(hold.channels) * hold.positions * threads * size_of(x.scalar);
-  cut.scratch_bytes =
-      scratch_sizes(g, cut.compiled, hold.channels).total() * (size_of(x.scalar) == 8 ? 8 : 4);
   return cut;
 }
+
+namespace {
+
+// A block for the whole of its groups; an error where that does not serve.
+Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family) {
+  Geometry& g = cut.geometry;
+  while (room_for_twice_the_warps(g) && g.tile_positions < g.positions) {
+    size_tiles(cut, 2 * g.position_warps);
+  }
+  Plan p{cudaErrorNotSupported, "too little shared memory", Family::kSmall, g, 0, 0, 0};
+  const int64_t tiles = std::max<int64_t>(g.tiles, 1);
+  const int64_t slot = cut.slot_bytes * tensors;
+  const int64_t slots = std::min(tiles, (limits.shared_memory_per_block - cut.scratch_bytes) / slot);
+  if (slots < tiles && (slots <= kStages || family == Family::kAuto)) return p;
+  const bool small = tiles * cut.slot_bytes <= kSmallElements * cut.element_bytes;
+  // As many blocks as there would be anyway need none of the others.
+  if (family == Family::kAuto && !small && g.channel_blocks < limits.multiprocessors) return p;
+  p.geometry.chunks = 1;
+  p.geometry.slots = int(slots);
+  p.geometry.resident = p.geometry.alone = true;
+  p.reason = small ? "so small that barriers between blocks would take longest"
+             : slots < tiles ? "asked for"
+                             : "every block has whole groups, and they fit its shared memory";
+  p.error = cudaSuccess;
+  p.blocks = g.channel_blocks;
+  p.threads = 32 * warps(g);
+  p.shared_memory = slots * slot + cut.scratch_bytes;
+  return p;
+}
+
+}  // namespace
 
 Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
           Family family) {
   Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
   if (!cut.supported) return p;
+  if (family == Family::kAuto || family == Family::kSmall) {
+    Plan small = plan_small(cut, tensors, limits, family);
+    if (small.error == cudaSuccess) {
+      small.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         int(small.shared_memory));
+    }
+    if (small.error == cudaSuccess || family == Family::kSmall) return small;
+  }
   Geometry& g = p.geometry;
   p.threads = 32 * warps(g);
   const int64_t slot = cut.slot_bytes * tensors;

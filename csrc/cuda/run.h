@@ -1,4 +1,5 @@
-// Steps of a planned kernel: one cooperative launch of all, or a launch of each.
+// Steps of a planned kernel: one launch of all, cooperative where blocks wait for each other, or a
+// launch of each.
 #pragma once
 
 #include "cuda/plan.h"
@@ -17,6 +18,7 @@ cudaError_t run(const Plan& plan, void (*kernel)(Problem, int, int), const Probl
     const cudaError_t error = cudaMemsetAsync(barrier, 0, sizeof(*barrier), stream);
     return error == cudaSuccess ? launch(0, steps, true) : error;
   }
+  if (plan.family == Family::kSmall) return launch(0, steps, false);
   for (int step = 0; step < steps; ++step) {
     const cudaError_t error = launch(step, step + 1, false);
     if (error != cudaSuccess) return error;

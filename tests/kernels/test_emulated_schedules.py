@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     loader.missing("emulated") is not None, reason=f"{loader.missing('emulated')}"
 )
 
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident"])
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small"])
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,13 @@ def test_same_bits_under_every_schedule(
 @pytest.mark.parametrize("multiprocessors", [1, 3, 16])
 @pytest.mark.parametrize(
     ("family", "shared_memory"),
-    [("streaming", 0), ("streaming", 64 << 10), ("resident", 0), ("resident", 128 << 10)],
+    [
+        ("streaming", 0),
+        ("streaming", 64 << 10),
+        ("resident", 0),
+        ("resident", 128 << 10),
+        ("small", 128 << 10),
+    ],
 )
 def test_other_devices(
     family: str, multiprocessors: int, shared_memory: int, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +75,7 @@ def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) 
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
     torch.ops.mixnorm_emulated.emulate(0, 0, False)
-    problem = Problem((3, 17, 9, 9), 3, emulated=True)
+    problem = Problem((3, 17, 40, 40), 3, emulated=True)
     assert ops.cuda_plan(problem.x, 3, 1, emulated=True).startswith("streaming")
     check(problem)
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")

@@ -28,7 +28,9 @@ device::Scalar scalar_of(const char* op, ScalarType dtype) {
 }
 
 const char* name_of(cuda::Family family) {
-  return family == cuda::Family::kResident ? "resident" : "streaming";
+  return family == cuda::Family::kSmall      ? "small"
+         : family == cuda::Family::kResident ? "resident"
+                                             : "streaming";
 }
 
 const char* name_of(cuda::Access access) {
