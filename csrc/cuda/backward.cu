@@ -3,6 +3,7 @@
 #include "cuda/backward_kernel.cuh"
 #include "cuda/evaluate.h"
 #include "cuda/mixture_kernel.cuh"
+#include "cuda/per_channel_backward.cuh"
 #include "cuda/run.h"
 
 namespace mixnorm::cuda {
@@ -10,12 +11,15 @@ namespace {
 
 template <class T>
 struct Kernels {
-  BackwardKernel<T> backward, mixture;
+  BackwardKernel<T> backward, mixture;  // the latter null where the former has its steps
 };
 
 template <class S>
 Kernels<accumulation_t<S>> kernels_of(const Cut& c) {
   int components = c.compiled;
+  if (c.geometry.per_channel) {
+    return {find_per_channel_backward_kernel<S>(c.access, &components), nullptr};
+  }
   return {find_backward_kernel<S>(c.access, &components),
           find_mixture_kernel<S>(c.access, &components)};
 }
@@ -43,7 +47,8 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const Plan p =
       plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits, launch.family);
   if (p.error != cudaSuccess) return p.error;
-  const bool mixture = arguments.dmixture.mean != nullptr;
+  const bool learned = arguments.dmixture.mean != nullptr;
+  const bool mixture = learned && kernels.mixture != nullptr;
   const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
   if (mixture && !mixture_cut.supported) return cudaErrorNotSupported;
 
@@ -57,7 +62,8 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
       buffers.table,
       buffers.barrier};
   const cudaError_t error =
-      run(p, kernels.backward, problem, kBackwardSteps, buffers.barrier, launch.stream);
+      run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
+          launch.stream);
   if (error != cudaSuccess || !mixture) return error;
   const Plan mixture_plan = plan(mixture_cut, reinterpret_cast<const void*>(kernels.mixture), 2,
                                  launch.limits, Family::kStreaming);

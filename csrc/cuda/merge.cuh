@@ -68,16 +68,25 @@ struct Column {
 // Of the block's groups.
 __device__ inline int own_columns(const Geometry& g) { return g.block_groups * g.group_columns; }
 
+// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units`, or
+// its own where nobody else works on those.
+struct Share {
+  int first, end, step;
+
+  __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
+    first = blockIdx.x * (g.alone ? own : lanes.width);
+    end = g.alone && first + own < units ? first + own : units;
+    step = lanes.width * (g.alone ? 1 : gridDim.x);
+  }
+};
+
 // Calls f(column) in all threads of the block, round by round.
 template <class F>
 __device__ void for_columns(const Geometry& g, const Lanes& lanes, F&& f) {
-  int first = blockIdx.x * lanes.width, end = columns(g), step = gridDim.x * lanes.width;
-  if (g.alone) {
-    first = blockIdx.x * own_columns(g);
-    end = end < first + own_columns(g) ? end : first + own_columns(g);
-    step = lanes.width;
+  const Share share(g, lanes, columns(g), own_columns(g));
+  for (int first = share.first; first < share.end; first += share.step) {
+    f(Column(g, first + lanes.unit, share.end));
   }
-  for (; first < end; first += step) f(Column(g, first + lanes.unit, end));
 }
 
 // What the chunks left: sums [chunks][2 K][columns], masses [chunks][groups][K].

@@ -19,8 +19,9 @@ __device__ __forceinline__ int opaque(int value) {
 }
 
 // kOwned channels and kHeld positions.
-template <Access kAccess, int kOwned, int kHeld>
+template <Access kAccess, int kOwned_, int kHeld_>
 struct Thread {
+  static constexpr int kOwned = kOwned_, kHeld = kHeld_;
   static constexpr bool kTogether = kAccess != Access::kElements;  // positions are neighbours
 
   int lane, warp;

@@ -28,17 +28,19 @@ struct Cursor {
   __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
 };
 
-template <class S, int K, Access kAccess>
-struct TileAccess {
+// kOwned channels and kHeld positions of a thread, which Place says.
+template <class S, Access kAccess, class Place_>
+struct Tiles {
   using T = accumulation_t<S>;
-  static constexpr int kOwned = kChannels<T, K>;
-  static constexpr int kHeld = kPositions<T, K, kAccess>;
-  static constexpr int kWidth = kAccess == Access::kElements ? 1 : 4;
+  using Place = Place_;
+  static constexpr int kOwned = Place::kOwned;
+  static constexpr int kHeld = Place::kHeld;
+  // A chunk is a channel's positions, a position's channels, or one element.
+  static constexpr int kWidth = kAccess == Access::kPositions  ? kHeld
+                                : kAccess == Access::kChannels ? kOwned
+                                                               : 1;
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
-  using Place = Thread<kAccess, kOwned, kHeld>;
-  static_assert(kAccess == Access::kElements || (kOwned == kWidth && kHeld == kWidth),
-                "one chunk a channel or position");
 
   __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
 
@@ -125,5 +127,8 @@ struct TileAccess {
     return kAccess == Access::kPositions ? w : kAccess == Access::kChannels ? chunk : chunk % kHeld;
   }
 };
+
+template <class S, int K, Access kAccess, class T = accumulation_t<S>>
+using TileAccess = Tiles<S, kAccess, Thread<kAccess, kChannels<T, K>, kPositions<T, K, kAccess>>>;
 
 }  // namespace mixnorm::cuda
