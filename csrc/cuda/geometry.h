@@ -54,7 +54,7 @@ struct Geometry {
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
   bool alone;         // the one chunk's blocks run all steps, and none needs another's results
-  RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
+  RowStep lane_step;  // from one of a thread's chunks of positions to its next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 
@@ -82,9 +82,16 @@ constexpr int kMixtureThreads = 256;
 // The same where every channel has a mixture of its own, which a thread holds alone.
 template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
-template <class T, int K>
-constexpr int kOwnPositions = sizeof(T) == 8 || K > 4 ? 2 : 4;
+template <class T, int K, Access kAccess>
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
+                              : kAccess == Access::kChannels ? (K > 2 ? 4 : 8)
+                              : K > 8                        ? 1
+                              : sizeof(T) == 8 || K > 4      ? 2
+                                                             : 4;
 constexpr int kOwnThreads = 256;
+// Of a multiprocessor, at least: with few components a thread can do with half of its registers.
+template <class T, int K>
+constexpr int kOwnBlocks = sizeof(T) == 4 && K <= 4 ? 2 : 1;
 
 // Rows of the table of coefficients (tables.cuh).
 constexpr int table_rows(int components) { return 9 * components - 2; }

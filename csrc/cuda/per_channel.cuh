@@ -10,8 +10,8 @@ namespace mixnorm::cuda {
 
 // Threads of a block lie along its channels, `block_groups` of them, and along positions.
 template <class T, int K, Access kAccess>
-struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K>> {
-  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K>>;
+struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>> {
+  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>>;
 
   __device__ OwnThread(const Geometry& g, int channel_block) : Base(g, channel_block) {
     const int rest = g.channels - this->channel;
@@ -20,11 +20,22 @@ struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K>> {
     if (this->owned == 0) this->column = 0;
   }
 
+  // Position r is within the first `count` of the tile; a chunk is so as a whole.
+  __device__ bool inside(int r, int count) const {
+    return this->position(kAccess == Access::kPositions ? r / 4 * 4 : r) < count;
+  }
+
   // Of the block's.
   __device__ int own_column(const Geometry& g) const {
     return (this->channel_warp * g.channel_lanes + this->channel_lane) * Base::kOwned;
   }
 };
+
+// Of the tile's, how many the tensor has.
+__device__ __forceinline__ int positions_inside(const Geometry& g, int64_t position) {
+  const int64_t rest = g.positions - position;
+  return rest < g.tile_positions ? static_cast<int>(rest) : g.tile_positions;
+}
 
 template <class S, int K, Access kAccess>
 using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
@@ -32,7 +43,8 @@ using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
 // Few components have registers for the rows of the thread's channels.
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ __forceinline__ auto own_rows(const T* table, const Place& place) {
-  return Coefficients<T, K, kFirst, kRows, (K <= 4), Place::kOwned>(table, place.column);
+  return Coefficients<T, K, kFirst, kRows, (K * Place::kOwned <= 6), Place::kOwned>(table,
+                                                                                    place.column);
 }
 
 // nu of one value, 0 outside the tensor. `rows`: at least those of the log-odds.
@@ -53,10 +65,10 @@ __device__ __forceinline__ void own_responsibilities(const Rows& rows, int c, T 
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      nu[k] = device::exponential(nu[k] - top);
+      nu[k] = device::exponential_below(nu[k], top);
       total += nu[k];
     }
-    const T scale = inside ? T(1) / total : T(0);
+    const T scale = inside ? device::reciprocal(total) : T(0);
 #pragma unroll
     for (int k = 0; k < K; ++k) nu[k] *= scale;
   }

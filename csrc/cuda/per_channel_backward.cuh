@@ -24,9 +24,10 @@ __device__ void sum_own_output_gradients(const Geometry& g, const GradientTensor
     Tiles::read(slot, x);
     Tiles::read(slot + Tiles::slot_bytes(), dy);
     centre(x, rows.row(Row<K>::kShift));
+    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
-      const bool inside = position + place.position(r) < g.positions;
+      const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
         T nu[K];
@@ -57,9 +58,10 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
     Tiles::read(slot, values);
     Tiles::read(slot + Tiles::slot_bytes(), dy);
     centre(values, rows.row(Row<K>::kShift));
+    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
-      const bool inside = position + place.position(r) < g.positions;
+      const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
         const auto at = [&](int row) { return rows.row(row).value[c]; };
@@ -99,7 +101,7 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
 constexpr int kMergeOwnMixture = kBackwardSteps;
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kOwnThreads, 1)
+__global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K>))
     per_channel_backward_kernel(const __grid_constant__ BackwardProblem<accumulation_t<S>> p,
                                 int first_step, int last_step) {
   using T = accumulation_t<S>;

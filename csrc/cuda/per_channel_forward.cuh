@@ -22,9 +22,10 @@ __device__ void sum_own_moments(const Geometry& g, const Tensor& x, const T* tab
     T values[Place::kOwned][Place::kHeld];
     Walk::Tiles::read(slot, values);
     centre(values, rows.row(Row<K>::kShift));
+    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
-      const bool inside = position + place.position(r) < g.positions;
+      const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
         T nu[K];
@@ -70,7 +71,7 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
 }
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kOwnThreads, 1)
+__global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K>))
     per_channel_forward_kernel(const __grid_constant__ ForwardProblem<accumulation_t<S>> p,
                                int first_step, int last_step) {
   using T = accumulation_t<S>;

@@ -51,13 +51,21 @@ Held held(Scalar scalar, int compiled, Access access) {
                         : held<float, 3>(access);
 }
 
+template <class T, int K>
+Held held_of_own(Access access) {
+  return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
+          access == Access::kPositions  ? kOwnPositions<T, K, Access::kPositions>
+          : access == Access::kChannels ? kOwnPositions<T, K, Access::kChannels>
+                                        : kOwnPositions<T, K, Access::kElements>,
+          kOwnThreads};
+}
+
 Held held_of_own(Scalar scalar, int compiled, Access access) {
-  const int positions = scalar == Scalar::kDouble ? kOwnPositions<double, 4>
-                        : compiled > 4            ? kOwnPositions<float, 8>
-                                                  : kOwnPositions<float, 4>;
-  return {access == Access::kChannels ? kOwnChannels<Access::kChannels>
-                                      : kOwnChannels<Access::kElements>,
-          positions, kOwnThreads};
+  return scalar == Scalar::kDouble ? held_of_own<double, 8>(access)
+         : compiled > 8            ? held_of_own<float, 16>(access)
+         : compiled > 4            ? held_of_own<float, 8>(access)
+         : compiled > 2            ? held_of_own<float, 4>(access)
+                                   : held_of_own<float, 2>(access);
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
@@ -95,7 +103,7 @@ void size_tiles(Cut& cut, int position_warps) {
   const int lanes = 32 / g.channel_lanes * position_warps;
   g.tile_positions = lanes * cut.held_positions;
   g.tiles = ceil_div(g.positions, g.tile_positions);
-  g.lane_step = row_step(lanes, g.length);
+  g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
   cut.slot_bytes =
       int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
   cut.scratch_bytes =

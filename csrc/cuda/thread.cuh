@@ -66,8 +66,9 @@ struct Thread {
 
   // Of the thread's position r, within the tile.
   __device__ int position(int r) const {
-    return kAccess == Access::kElements ? r * position_lanes + position_lane
-                                        : position_lane * kHeld + r;
+    if constexpr (kAccess == Access::kElements) return r * position_lanes + position_lane;
+    if constexpr (kAccess == Access::kChannels) return position_lane * kHeld + r;
+    return (r / 4 * position_lanes + position_lane) * 4 + r % 4;
   }
 };
 

@@ -35,10 +35,11 @@ struct Tiles {
   using Place = Place_;
   static constexpr int kOwned = Place::kOwned;
   static constexpr int kHeld = Place::kHeld;
-  // A chunk is a channel's positions, a position's channels, or one element.
-  static constexpr int kWidth = kAccess == Access::kPositions  ? kHeld
+  // A chunk is 4 positions of a channel, a position's channels, or one element.
+  static constexpr int kWidth = kAccess == Access::kPositions  ? 4
                                 : kAccess == Access::kChannels ? kOwned
                                                                : 1;
+  static constexpr int kChunkPositions = kAccess == Access::kChannels ? 1 : kWidth;
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
 
@@ -51,10 +52,16 @@ struct Tiles {
                                                     int64_t position, F&& f) {
     const int64_t channels = place.channel * s.c;
     if constexpr (kAccess == Access::kPositions) {
-      const int64_t offset = channels + cursor.offset(s);
-      const bool inside = position + place.position(0) < g.positions;
 #pragma unroll
-      for (int c = 0; c < kOwned; ++c) f(c, offset + c * s.c, inside && c < place.owned);
+      for (int r = 0; r < kHeld; r += kWidth) {
+        const int64_t offset = channels + cursor.offset(s);
+        const bool inside = position + place.position(r) < g.positions;
+#pragma unroll
+        for (int c = 0; c < kOwned; ++c) {
+          f(c * kHeld / kWidth + r / kWidth, offset + c * s.c, inside && c < place.owned);
+        }
+        if constexpr (kHeld > kWidth) cursor.move(g.lane_step, g.length);
+      }
     } else if constexpr (kAccess == Access::kChannels) {
       // Samples are joined: a position is its place in the one row.
       const int64_t offset = channels + (position + place.position(0)) * s.l;
@@ -121,10 +128,10 @@ struct Tiles {
 
  private:
   __device__ static constexpr int channel_of(int chunk, int w) {
-    return kAccess == Access::kPositions ? chunk : kAccess == Access::kChannels ? w : chunk / kHeld;
+    return kAccess == Access::kChannels ? w : chunk * kChunkPositions / kHeld;
   }
   __device__ static constexpr int position_of(int chunk, int w) {
-    return kAccess == Access::kPositions ? w : kAccess == Access::kChannels ? chunk : chunk % kHeld;
+    return kAccess == Access::kChannels ? chunk : chunk * kChunkPositions % kHeld + w;
   }
 };
 
