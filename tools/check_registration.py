@@ -13,13 +13,13 @@ def main() -> int:
     """Print what is registered; 1 if the library is missing or lacks an operator."""
     import torch
 
-    from mixnorm_cuda.kernels.native import fake, loader
+    from mixnorm_cuda.kernels.native import loader, registration
 
     reason = loader.missing("cuda")
     if reason is not None:
         print(f"check_registration: {reason}")
         return 1
-    names = {operator.__name__ for operator in fake.operators()} - set(fake.CPU_ALONE)
+    names = set(registration.OPERATORS) - set(registration.CPU_ALONE)
     registered = torch._C._dispatch_has_kernel_for_dispatch_key
     lacking = sorted(name for name in names if not registered(f"mixnorm::{name}", "CUDA"))
     for name in lacking:

@@ -7,7 +7,7 @@ import torch
 
 from mixnorm_cuda import dispatch
 from mixnorm_cuda.functional import mixture_normalize
-from mixnorm_cuda.kernels.native import fake, loader, ops
+from mixnorm_cuda.kernels.native import loader, ops, registration
 from tests.kernels.operators import Problem
 from tests.kernels.test_cpu_registration import INPUTS, OPERATORS
 from tests.kernels.test_cpu_registration import arguments as cpu_arguments
@@ -34,7 +34,7 @@ def arguments(target: Target, name: str, *rest: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in fake.CPU_ALONE])
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in registration.CPU_ALONE])
 @pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 2)])
 def test_opcheck(cuda_target: Target, name: str, kind: str, components: int, groups: int) -> None:
     torch.library.opcheck(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mixnorm_cuda.kernels.native import fake
+from mixnorm_cuda.kernels.native import registration
 
 LIBRARIES = ("cpu", "cuda", "emulated")
 
@@ -69,14 +69,14 @@ def _load(library: str) -> str | None:
             f"to get one that fits this machine, {_HOW_TO_GET[library]}"
         )
     if library in _NAMESPACE:
-        absent = fake.absent(_NAMESPACE[library])
+        absent = registration.absent(_NAMESPACE[library])
         if absent:
             return (
                 f"the {library.upper()} operator library {path} was built from other sources, it "
                 f"lacks {', '.join(absent)}; run '{_REBUILD}' in the source tree, or 'python "
                 "setup.py build_ext --inplace' where it is installed in place"
             )
-        fake.register(_NAMESPACE[library])
+        registration.register(_NAMESPACE[library])
     return None
 
 

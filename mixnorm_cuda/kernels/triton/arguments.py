@@ -8,9 +8,8 @@ from mixnorm_cuda.types import BatchMoments, Mixture
 MAX_COMPONENTS = 16
 
 
-def kept_shape(x: Tensor, mixture: Mixture) -> tuple[int, ...]:
+def kept_shape(x: Tensor, groups: int, components: int) -> tuple[int, ...]:
     """ν is kept for the backward where it is small beside x: for one mixture of many channels."""
-    groups, components = mixture.mixing_weight.shape
     if groups == 1 and components > 1 and x.shape[1] > 1 and x.numel() > 0:
         return (1, components, x.numel() // x.shape[1])
     return (0,)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mixnorm_cuda.kernels.layout import is_channels_last
+
 
 class Geometry(NamedTuple):
     """[N, C, *S] as M = N·L positions of C channels, contiguous or channels-last."""
@@ -23,15 +25,6 @@ class Geometry(NamedTuple):
         """M and L as the kernels take them: in runs of ``vec`` positions where these are rows."""
         per_run = 1 if self.channels_last else vec
         return self.positions // per_run, self.length // per_run
-
-
-def is_channels_last(x: Tensor) -> bool:
-    expected = 1
-    for d in (1, *range(x.dim() - 1, 1, -1), 0):
-        if x.shape[d] != 1 and x.stride(d) != expected:
-            return False
-        expected *= x.shape[d]
-    return True
 
 
 def dense(x: Tensor) -> Tensor:

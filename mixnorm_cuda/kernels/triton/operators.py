@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.kernels.triton import autotune, fake
+from mixnorm_cuda.kernels import fake
+from mixnorm_cuda.kernels.triton import autotune
 from mixnorm_cuda.kernels.triton.arguments import (
     check_like,
     check_mixture,
@@ -130,7 +131,7 @@ def _backward(
     mixture = checked("backward", x, Mixture(mixing_weight, mean, var), eps, weight, bias)
     batch = checked_moments("backward", BatchMoments(mass, batch_mean, batch_var), mixture)
     check_like("backward", "dy", dy, x)
-    wanted = kept_shape(x, mixture)
+    wanted = kept_shape(x, *mixture.mixing_weight.shape)
     require(
         "backward",
         tuple(responsibilities.shape) == wanted,
@@ -293,9 +294,10 @@ _BODIES: dict[str, Callable[..., Any]] = {
     "update_running": _update_running,
 }
 
+_FAKES = fake.operators(kept_shape)
 for _name, _body in _BODIES.items():
     _qualified = f"mixnorm::triton_{_name}"
     torch.library.define(_qualified, _SCHEMAS[_name], tags=(torch.Tag.pt2_compliant_tag,))
     # On CPU tensors under Triton's interpreter alone, which `backend.py` sees to.
     torch.library.impl(_qualified, ("cpu", "cuda"), _body)
-    torch.library.register_fake(_qualified, getattr(fake, _name))
+    torch.library.register_fake(_qualified, _FAKES[_name])

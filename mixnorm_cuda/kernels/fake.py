@@ -1,42 +1,48 @@
-"""Fake (meta) implementations: the shapes, dtypes and devices that each raw operator returns."""
+"""Fake (meta) implementations: the shapes, dtypes and devices that the raw operators return.
+
+One signature each, whichever library an operator is from.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-CPU_ALONE = ("normalize", "backward_sums", "backward_apply")
-"""The training passes in parts: operators that the CUDA library does not have."""
+from mixnorm_cuda.kernels.layout import is_channels_last
+
+KeptShape = Callable[[Tensor, int, int], tuple[int, ...]]
+"""(x, groups, components) -> shape of the responsibilities that a forward keeps, [0] for none."""
 
 
-def register(namespace: str) -> None:
-    """Attach the fake implementations to a namespace's operators; its library must be loaded."""
-    for operator in operators():
-        implementation = operator
-        if operator is forward and namespace == "mixnorm_emulated":
-            implementation = forward_without_responsibilities
-        torch.library.register_fake(f"{namespace}::{operator.__name__}", implementation)
+def operators(kept_shape: KeptShape) -> dict[str, Callable[..., object]]:
+    """A fake implementation of each operator, by name, for a library that keeps ``kept_shape``."""
 
+    def forward(
+        x: Tensor,
+        mixing_weight: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+    ) -> tuple[Tensor, ...]:
+        mixture = (mixing_weight, mean, var)
+        kept = mean.new_empty(kept_shape(x, *mixing_weight.shape))
+        return _output(x), *map(_like, mixture), kept, *map(_like, mixture)
 
-def absent(namespace: str) -> list[str]:
-    """Operators that a loaded library lacks: it was built from older sources."""
-    names = [operator.__name__ for operator in operators()]
-    return [name for name in names if not hasattr(getattr(torch.ops, namespace), name)]
-
-
-def operators() -> tuple[Callable[..., object], ...]:
-    """A fake implementation of each operator, of its name."""
-    return (
-        moments,
-        normalize,
-        forward,
-        backward,
-        backward_sums,
-        backward_apply,
-        evaluate,
-        evaluate_backward,
-        update_running,
-    )
+    return {
+        "moments": moments,
+        "normalize": normalize,
+        "forward": forward,
+        "backward": backward,
+        "backward_sums": backward_sums,
+        "backward_apply": backward_apply,
+        "evaluate": evaluate,
+        "evaluate_backward": evaluate_backward,
+        "update_running": update_running,
+    }
 
 
 def moments(
@@ -59,31 +65,6 @@ def normalize(
     mixing_scale: bool,
 ) -> Tensor:
     return _output(x)
-
-
-def forward(
-    x: Tensor,
-    mixing_weight: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    em_iters: int,
-    mixing_scale: bool,
-) -> tuple[Tensor, ...]:
-    groups, components = mixing_weight.shape
-    kept: tuple[int, ...] = (0,)
-    if components > 1 and groups == 1 and x.device.type != "cuda":
-        kept = (components, x.numel() // x.shape[1])
-    return _forward(x, (mixing_weight, mean, var), kept)
-
-
-def forward_without_responsibilities(
-    x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, *_: object
-) -> tuple[Tensor, ...]:
-    """Of the CUDA kernels, which compute them again, on whatever device they run."""
-    return _forward(x, (mixing_weight, mean, var), (0,))
 
 
 def backward(
@@ -184,13 +165,6 @@ def update_running(
     return mass.new_empty((), dtype=torch.bool)
 
 
-def _forward(
-    x: Tensor, mixture: tuple[Tensor, Tensor, Tensor], kept: tuple[int, ...]
-) -> tuple[Tensor, ...]:
-    moments, final = (map(_like, mixture) for _ in range(2))
-    return _output(x), *moments, mixture[1].new_empty(kept), *final
-
-
 def _gradient(parameter: Tensor | None, mean: Tensor) -> Tensor:
     return mean.new_empty(mean.shape if parameter is None else parameter.shape)
 
@@ -201,15 +175,6 @@ def _like(tensor: Tensor) -> Tensor:
 
 def _output(x: Tensor) -> Tensor:
     """In the memory format of a dense ``x``, contiguous for any other."""
-    if x.is_contiguous() or _is_channels_last(x):
+    if x.is_contiguous() or is_channels_last(x):
         return torch.empty_like(x)
     return x.new_empty(x.shape)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    expected = 1
-    for d in (1, *range(x.dim() - 1, 1, -1), 0):
-        if x.shape[d] != 1 and x.stride(d) != expected:
-            return False
-        expected *= x.shape[d]
-    return True
