@@ -32,25 +32,29 @@ def results(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...] = (3, 17, 9, 9),
+    groups: int = 1,
     **options: bool,
 ) -> dict[str, Tensor]:
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
-    return Problem(shape, 3, emulated=True, **options).operators(em_iters=1)
+    return Problem(shape, 3, groups, emulated=True, **options).operators(em_iters=1)
 
 
 @FAMILIES
+@pytest.mark.parametrize(("channels", "groups"), [(17, 1), (8, 8)])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
 def test_same_bits_under_every_schedule(
-    family: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, channels: int, groups: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = results(family, monkeypatch, channels_last=channels_last)
+    case = (monkeypatch, (3, channels, 9, 9), groups)
+    first = results(family, *case, channels_last=channels_last)
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
-        again = results(family, monkeypatch, channels_last=channels_last)
+        again = results(family, *case, channels_last=channels_last)
         for name, value in first.items():
             assert torch.equal(again[name], value), f"{name}, seed {seed}"
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("multiprocessors", [1, 3, 16])
 @pytest.mark.parametrize(
     ("family", "shared_memory"),
@@ -63,12 +67,17 @@ def test_same_bits_under_every_schedule(
     ],
 )
 def test_other_devices(
-    family: str, multiprocessors: int, shared_memory: int, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    multiprocessors: int,
+    shared_memory: int,
+    groups: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Other grids, and tiles that do not all fit on chip and are read again."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
     torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
-    check(Problem((4, 64, 15, 15), 3, emulated=True), em_iters=1)
+    shape = (4, 64, 15, 15) if groups == 1 else (4, groups, 80, 80)
+    check(Problem(shape, 3, groups, emulated=True), em_iters=1)
 
 
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,13 +96,14 @@ def noticed(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...],
+    groups: int,
     expected: dict[str, Tensor],
 ) -> bool:
     """Whether the results differ, or the emulation reports a fault, under some schedule."""
     for seed in range(8):
         torch.ops.mixnorm_emulated.schedule(seed)
         try:
-            found = results(family, monkeypatch, shape)
+            found = results(family, monkeypatch, shape, groups)
         except RuntimeError as error:
             if "cudaErrorLaunchFailure" in str(error):
                 return True
@@ -107,20 +117,21 @@ def noticed(
 def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place where the kernels synchronize, left out, is noticed at one of these shapes.
 
-    The second has few channels and many positions: several warps add to the same sums.
+    The second has few channels and many positions: several warps add to the same sums. The others
+    have a mixture per channel.
     """
     places = set()
     unnoticed = set()
-    for shape in ((3, 17, 9, 9), (1, 3, 6000)):
+    for shape, groups in (((3, 17, 9, 9), 1), ((1, 3, 6000), 1), ((1, 3, 6000), 3), ((40, 8), 8)):
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
-        expected = results(family, monkeypatch, shape)
+        expected = results(family, monkeypatch, shape, groups)
         here = set(torch.ops.mixnorm_emulated.synchronization_places().split())
         unnoticed |= here - places
         places |= here
         for place in sorted(unnoticed):
             torch.ops.mixnorm_emulated.omit_synchronization(place)
-            if noticed(family, monkeypatch, shape, expected):
+            if noticed(family, monkeypatch, shape, groups, expected):
                 unnoticed.remove(place)
     assert len(places) > 8
     assert unnoticed == set()
