@@ -51,6 +51,14 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
       " Tensor mass, Tensor mean, Tensor var, int count, float momentum, Tensor? factor)"
       " -> Tensor finite");
   m.def(
+      "step(Tensor x, Tensor(a!) running_weight, Tensor(b!) running_mean, Tensor(c!) running_var,"
+      " Tensor(d!) num_batches_tracked, Tensor? weight, Tensor? bias, float? momentum, float eps,"
+      " int em_iters, bool mixing_scale) -> (Tensor y, Tensor state, Tensor responsibilities)");
+  m.def(
+      "step_backward(Tensor dy, Tensor x, Tensor state, Tensor responsibilities, Tensor? weight,"
+      " Tensor? bias, int components, int groups, float eps, bool mixing_scale,"
+      " bool responsibility_grad) -> (Tensor dx, Tensor dweight, Tensor dbias)");
+  m.def(
       "cuda_device_info(int device) -> (int multiprocessors, int shared_memory_per_block,"
       " int l2_bytes, int binary_version, int ptx_version)");
   m.def(

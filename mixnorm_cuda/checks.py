@@ -75,7 +75,7 @@ def check_mixture(x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, p
 
     ``prefix`` comes before the argument names in messages: "" or "running_".
     """
-    channels = x.shape[1]
+    channels, device, dtype = x.shape[1], x.device, statistics_dtype(x.dtype)
     if mixing_weight.dim() != 2 or mixing_weight.shape[1] < 1:
         raise ValueError(
             f"{prefix or 'mixing_'}weight has shape {tuple(mixing_weight.shape)}: expected "
@@ -83,28 +83,31 @@ def check_mixture(x: Tensor, mixing_weight: Tensor, mean: Tensor, var: Tensor, p
         )
     groups, components = mixing_weight.shape
     check_groups(groups, channels)
-    dtypes = (statistics_dtype(x.dtype),)
-    check_like(f"{prefix or 'mixing_'}weight", mixing_weight, x, dtypes)
-    for name, tensor in ((f"{prefix}mean", mean), (f"{prefix}var", var)):
+    if mixing_weight.dtype != dtype or mixing_weight.device != device:
+        check_like(f"{prefix or 'mixing_'}weight", mixing_weight, x, (dtype,))
+    for name, tensor in (("mean", mean), ("var", var)):
         if tensor.shape != (components, channels):
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}: expected [{components}, {channels}], "
-                f"num_components by the channels of the input {tuple(x.shape)}"
+                f"{prefix}{name} has shape {tuple(tensor.shape)}: expected "
+                f"[{components}, {channels}], num_components by the channels of the input "
+                f"{tuple(x.shape)}"
             )
-        check_like(name, tensor, x, dtypes)
+        if tensor.dtype != dtype or tensor.device != device:
+            check_like(prefix + name, tensor, x, (dtype,))
 
 
 def check_affine(name: str, parameter: Tensor | None, x: Tensor, components: int) -> None:
     """γ or β: None, [C] or [K, C] in the dtype of ``x`` or of its statistics."""
     if parameter is None:
         return
-    channels = x.shape[1]
-    if parameter.shape != ((components, channels) if parameter.dim() == 2 else (channels,)):
+    shape, channels = parameter.shape, x.shape[1]
+    if shape != (channels,) and shape != (components, channels):
         raise ValueError(
             f"{name} has shape {tuple(parameter.shape)}: expected [{channels}], or "
             f"[{components}, {channels}] for one affine pair per component"
         )
-    check_like(name, parameter, x, (x.dtype, statistics_dtype(x.dtype)))
+    if parameter.dtype != x.dtype or parameter.device != x.device:
+        check_like(name, parameter, x, (x.dtype, statistics_dtype(x.dtype)))
 
 
 def check_responsibilities(responsibilities: Tensor, x: Tensor, components: int) -> None:

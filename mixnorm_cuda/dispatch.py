@@ -18,7 +18,15 @@ from mixnorm_cuda.kernels.native.backend import NativeCpuBackend, NativeCudaBack
 from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
 from mixnorm_cuda.tracing import exporting
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
+from mixnorm_cuda.types import (
+    BatchMoments,
+    Forward,
+    Gradients,
+    GradientSums,
+    Mixture,
+    Step,
+    Stepped,
+)
 
 ENVIRONMENT_VARIABLE = "MIXNORM_BACKEND"
 
@@ -156,6 +164,37 @@ class SplitBackend(Backend, Protocol):
         """The affine pairs' gradients are those of ``sums``."""
 
 
+class StepBackend(Backend, Protocol):
+    """A backend that has a layer's training step as one operator, and its backward as another.
+
+    A small input's step is bound by the calls that it makes, not by their kernels.
+    """
+
+    def step(
+        self,
+        x: Tensor,
+        running: Mixture,
+        num_batches_tracked: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        options: Step,
+    ) -> Stepped:
+        """`forward` from ``running``, which then moves as by `update_running`, and the counter."""
+
+    def step_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        state: Tensor,
+        responsibilities: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        components: int,
+        groups: int,
+        options: Step,
+    ) -> Gradients: ...
+
+
 REFERENCE = ReferenceBackend()
 
 BACKENDS: dict[str, Backend] = {
@@ -222,6 +261,11 @@ def split(name: str) -> SplitBackend:
     """Backend ``name`` if its passes come in parts, else the reference, which serves all."""
     backend = BACKENDS[name]
     return cast(SplitBackend, backend) if hasattr(backend, "backward_apply") else REFERENCE
+
+
+def whole_step(backend: Backend) -> StepBackend | None:
+    """``backend`` if it has a training step as one operator."""
+    return cast(StepBackend, backend) if hasattr(backend, "step") else None
 
 
 def why_not(

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda import checks, dispatch
-from mixnorm_cuda.autograd import normalize, normalize_batch
+from mixnorm_cuda.autograd import normalize, normalize_batch, step
 from mixnorm_cuda.estimation import (
     initial_mixture,
     recomputation,
     starting_mixture,
     update_running_statistics,
 )
-from mixnorm_cuda.types import BatchMoments, Mixture
+from mixnorm_cuda.tracing import traced
+from mixnorm_cuda.types import BatchMoments, Mixture, Step
 
 __all__ = ["BatchMoments", "mixture_norm", "mixture_normalize"]
 
@@ -141,6 +142,30 @@ def normalize_checked(
         responsibility_grad=responsibility_grad,
     )  # fmt: skip
     return y, None
+
+
+def training_step(
+    x: Tensor,
+    running: Mixture,
+    num_batches_tracked: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: Step,
+    backend: str,
+) -> Tensor | None:
+    """y of a layer's training step, after which ``running`` and the counter have moved.
+
+    None, and nothing changed, where the step is not one operator: its backend has none, torch
+    traces, or ``running`` is learned. The operator checks its arguments (ValueError).
+    """
+    mixing_weight, mean, var = running
+    if traced() or mixing_weight.requires_grad or mean.requires_grad or var.requires_grad:
+        return None
+    groups, components = mixing_weight.shape
+    whole = dispatch.whole_step(dispatch.select(backend, x, components, groups))
+    if whole is None:
+        return None
+    return step(x, running, num_batches_tracked, weight, bias, whole, options)
 
 
 def mixture_norm(

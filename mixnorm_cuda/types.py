@@ -42,6 +42,26 @@ class Forward(NamedTuple):
     """ν in the backend's own layout: only the same backend's backward reads it."""
 
 
+class Step(NamedTuple):
+    """Options of a layer's training step that is one operator."""
+
+    momentum: float | None
+    """None: the cumulative average."""
+    eps: float
+    em_iters: int
+    mixing_scale: bool
+    responsibility_grad: bool
+
+
+class Stepped(NamedTuple):
+    """What such a step returns; all but ``y`` is kept for the backward."""
+
+    y: Tensor
+    state: Tensor
+    """The batch's moments and the mixture that they are under, in one tensor."""
+    responsibilities: Tensor
+
+
 class GradientSums(NamedTuple):
     """What the gradients through the moments are made of, ``[K, C]`` each."""
 

@@ -112,11 +112,11 @@ inline void check_moments(const char* op, const Tensor& x, const Tensor& mass,
 }
 
 // The responsibilities that forward returned, of so many elements.
-inline void check_responsibilities(const Tensor& responsibilities, const Tensor& x,
+inline void check_responsibilities(const char* op, const Tensor& responsibilities, const Tensor& x,
                                    int64_t expected) {
   MIXNORM_CHECK(responsibilities.numel() == expected && responsibilities.is_contiguous() &&
                     responsibilities.scalar_type() == accumulation_type(x),
-                "backward: responsibilities has shape ", shape_of(responsibilities), " and dtype ",
+                op, ": responsibilities has shape ", shape_of(responsibilities), " and dtype ",
                 responsibilities.scalar_type(), ", expected what forward returned: ", expected,
                 " elements of ", accumulation_type(x));
 }

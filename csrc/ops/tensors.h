@@ -81,26 +81,15 @@ inline device::Output output_of(const Tensor& y) {
   return {y.mutable_data_ptr(), g.stride_n, g.stride_c, g.stride_l};
 }
 
-// The parameters of one call in the accumulation type, kept alive beside the pointers to them.
-struct Parameters {
-  Tensor mixing_weight, mean, var;
+// weight and bias of one call in the accumulation type, that of `statistics`, kept alive beside the
+// pointers to them.
+struct AffineParameters {
   std::optional<Tensor> weight, bias;
 
-  Parameters(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
-             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias)
-      : mixing_weight(as_contiguous(mixing_weight)),
-        mean(as_contiguous(mean)),
-        var(as_contiguous(var)),
-        weight(rows(weight, mean)),
-        bias(rows(bias, mean)) {}
+  AffineParameters(const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                   const Tensor& statistics)
+      : weight(rows(weight, statistics)), bias(rows(bias, statistics)) {}
 
-  int64_t components() const { return mean.size(0); }
-  int64_t groups() const { return mixing_weight.size(0); }
-
-  template <class T>
-  device::Mixture<const T> mixture() const {
-    return {mixing_weight.const_data_ptr<T>(), mean.const_data_ptr<T>(), var.const_data_ptr<T>()};
-  }
   template <class T>
   device::Affine<T> affine() const {
     return {weight ? weight->const_data_ptr<T>() : nullptr, row_stride(weight),
@@ -121,6 +110,26 @@ struct Parameters {
     const int64_t channels = result.dim() - 1;
     return result.size(channels) == 1 || result.stride(channels) == 1 ? result
                                                                       : as_contiguous(result);
+  }
+};
+
+// All parameters of one call, likewise.
+struct Parameters : AffineParameters {
+  Tensor mixing_weight, mean, var;
+
+  Parameters(const Tensor& mixing_weight, const Tensor& mean, const Tensor& var,
+             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias)
+      : AffineParameters(weight, bias, mean),
+        mixing_weight(as_contiguous(mixing_weight)),
+        mean(as_contiguous(mean)),
+        var(as_contiguous(var)) {}
+
+  int64_t components() const { return mean.size(0); }
+  int64_t groups() const { return mixing_weight.size(0); }
+
+  template <class T>
+  device::Mixture<const T> mixture() const {
+    return {mixing_weight.const_data_ptr<T>(), mean.const_data_ptr<T>(), var.const_data_ptr<T>()};
   }
 };
 

@@ -59,36 +59,35 @@ class MixtureNormFunction(torch.autograd.Function):
         if dy is None:
             return (None,) * 12
         x, mixing_weight, mean, var, weight, bias, nu, *batch = ctx.saved_tensors
-        mixture, moments = Mixture(mixing_weight, mean, var), BatchMoments(*batch)
-        backend = BACKENDS[ctx.backend]
+        mixture = Mixture(mixing_weight, mean, var)
+        options = {
+            "eps": ctx.eps,
+            "mixing_scale": ctx.mixing_scale,
+            "responsibility_grad": ctx.responsibility_grad,
+        }
         if torch.is_grad_enabled():
-            backend = REFERENCE
-            nu, moments = REFERENCE.differentiable_state(
-                x,
-                mixture,
-                nu if ctx.given else None,
-                eps=ctx.eps,
-                responsibility_grad=ctx.responsibility_grad,
+            given = nu if ctx.given else None
+            grads = differentiable_gradients(
+                dy, x, mixture, weight, bias, given, mixture_grad=ctx.mixture_grad, **options
             )
-        grads = backend.backward(
-            dy,
-            x,
-            nu,
-            moments,
-            mixture,
-            weight,
-            bias,
-            eps=ctx.eps,
-            mixing_scale=ctx.mixing_scale,
-            responsibility_grad=ctx.responsibility_grad,
-            given=ctx.given,
-            mixture_grad=ctx.mixture_grad,
-        )
+        else:
+            grads = BACKENDS[ctx.backend].backward(
+                dy,
+                x,
+                nu,
+                BatchMoments(*batch),
+                mixture,
+                weight,
+                bias,
+                given=ctx.given,
+                mixture_grad=ctx.mixture_grad,
+                **options,
+            )
         dmixture = (None, None, None) if grads.mixture is None else grads.mixture
         return (
             grads.x,
             *dmixture,
-            *_affine_gradients(ctx, grads, weight, bias, 4),
+            *parameter_gradients(grads, weight, bias),
             grads.responsibilities,
             *(None,) * 5,
         )
@@ -132,20 +131,50 @@ class EvaluateFunction(torch.autograd.Function):
             None,
             None,
             None,
-            *_affine_gradients(ctx, grads, weight, bias, 4),
+            *parameter_gradients(grads, weight, bias),
             grads.responsibilities,
             *(None,) * 4,
         )
 
 
-def _affine_gradients(
-    ctx: Any, grads: Gradients, weight: Tensor | None, bias: Tensor | None, first: int
+def differentiable_gradients(
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    given: Tensor | None,
+    *,
+    mixture_grad: bool,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> Gradients:
+    """The first derivative as operations that autograd records: ν and the moments anew, too."""
+    nu, moments = REFERENCE.differentiable_state(
+        x, mixture, given, eps=eps, responsibility_grad=responsibility_grad
+    )
+    return REFERENCE.backward(
+        dy,
+        x,
+        nu,
+        moments,
+        mixture,
+        weight,
+        bias,
+        eps=eps,
+        mixing_scale=mixing_scale,
+        responsibility_grad=responsibility_grad,
+        given=given is not None,
+        mixture_grad=mixture_grad,
+    )
+
+
+def parameter_gradients(
+    grads: Gradients, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """In the parameter's own shape and dtype."""
-    return (
-        _reduced(grads.weight, weight if ctx.needs_input_grad[first] else None),
-        _reduced(grads.bias, bias if ctx.needs_input_grad[first + 1] else None),
-    )
+    return _reduced(grads.weight, weight), _reduced(grads.bias, bias)
 
 
 def _reduced(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
@@ -153,4 +182,4 @@ def _reduced(gradient: Tensor, parameter: Tensor | None) -> Tensor | None:
         return None
     if gradient.dim() > parameter.dim():
         gradient = gradient.sum(0)
-    return gradient.to(parameter.dtype)
+    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)

@@ -6,15 +6,12 @@
   eval step is learned: the reference in differentiable torch operations, which all understand.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from mixnorm_cuda.autograd.function import EvaluateFunction, MixtureNormFunction
 from mixnorm_cuda.dispatch import REFERENCE, Backend
-from mixnorm_cuda.tracing import exporting
+from mixnorm_cuda.tracing import exporting, transforming
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 
@@ -108,7 +105,4 @@ def _transformed() -> bool:
 
     An exported graph must run where this package is not: it gets operators of PyTorch only.
     """
-    if torch.compiler.is_compiling():
-        return exporting()
-    functorch: Any = torch._C
-    return functorch._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return exporting() if torch.compiler.is_compiling() else transforming()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixnorm_cuda.autograd.function import _affine_gradients
+from mixnorm_cuda.autograd.function import parameter_gradients
 from mixnorm_cuda.dispatch import BACKENDS, REFERENCE, SplitBackend, split
 from mixnorm_cuda.distributed import Processes, joined_moments, joined_sums
 from mixnorm_cuda.reference import affine_gradients
@@ -82,7 +82,7 @@ class SyncMixtureNormFunction(torch.autograd.Function):
             own, moments.var, mixing_weight, ctx.eps, ctx.mixing_scale
         )
         grads = grads._replace(weight=dweight, bias=dbias)
-        affine = _affine_gradients(ctx, grads, weight, bias, 4)
+        affine = parameter_gradients(grads, weight, bias)
         return (grads.x, None, None, None, *affine, grads.responsibilities, *(None,) * 6)
 
 

@@ -32,6 +32,23 @@ def operators(kept_shape: KeptShape) -> dict[str, Callable[..., object]]:
         kept = mean.new_empty(kept_shape(x, *mixing_weight.shape))
         return _output(x), *map(_like, mixture), kept, *map(_like, mixture)
 
+    def step(
+        x: Tensor,
+        running_weight: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        num_batches_tracked: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        momentum: float | None,
+        eps: float,
+        em_iters: int,
+        mixing_scale: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        state = 2 * (running_weight.numel() + 2 * running_mean.numel())
+        kept = running_mean.new_empty(kept_shape(x, *running_weight.shape))
+        return _output(x), running_mean.new_empty(state), kept
+
     return {
         "moments": moments,
         "normalize": normalize,
@@ -39,6 +56,8 @@ def operators(kept_shape: KeptShape) -> dict[str, Callable[..., object]]:
         "backward": backward,
         "backward_sums": backward_sums,
         "backward_apply": backward_apply,
+        "step": step,
+        "step_backward": step_backward,
         "evaluate": evaluate,
         "evaluate_backward": evaluate_backward,
         "update_running": update_running,
@@ -121,6 +140,23 @@ def backward_apply(
     responsibility_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _output(x), _gradient(weight, mean), _gradient(bias, mean)
+
+
+def step_backward(
+    dy: Tensor,
+    x: Tensor,
+    state: Tensor,
+    responsibilities: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    components: int,
+    groups: int,
+    eps: float,
+    mixing_scale: bool,
+    responsibility_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    per_component = state.new_empty(components, x.shape[1])
+    return _output(x), _gradient(weight, per_component), _gradient(bias, per_component)
 
 
 def evaluate(

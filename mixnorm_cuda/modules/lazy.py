@@ -9,12 +9,12 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mixnorm_cuda import checks
 from mixnorm_cuda.modules.mixture_norm import (
-    RUNNING,
     MixtureNorm1d,
     MixtureNorm2d,
     MixtureNorm3d,
     MixtureNormBase,
 )
+from mixnorm_cuda.modules.running import RUNNING
 
 
 class _LazyMixtureNorm(LazyModuleMixin, MixtureNormBase):

@@ -1,7 +1,6 @@
-"""The layers: parameters, buffers, estimators and checkpoints."""
+"""The layers: parameters, estimators and checkpoints."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,22 +18,23 @@ from mixnorm_cuda.estimation import (
     recomputation,
     seed_mixture,
     starting_mixture,
-    update_running_statistics,
 )
-from mixnorm_cuda.functional import normalize_checked
+from mixnorm_cuda.functional import normalize_checked, training_step
 from mixnorm_cuda.modules.batch_norm import batch_norm_entries, describes_data
 from mixnorm_cuda.modules.documentation import documented
 from mixnorm_cuda.modules.freezing import Freezable
-from mixnorm_cuda.modules.seeding_state import SeedingState
+from mixnorm_cuda.modules.running import RunningStatistics
 from mixnorm_cuda.modules.summary import summarize
-from mixnorm_cuda.types import BatchMoments, Mixture
+from mixnorm_cuda.types import BatchMoments, Mixture, Step
+
+Affine = tuple[Tensor | None, Tensor | None]
+"""γ and β."""
 
 ESTIMATORS = ("online", "batch")
 AFFINE_INITS = ("ones", "batchnorm")
-RUNNING = ("running_weight", "running_mean", "running_var")
 
 
-class MixtureNormBase(Freezable, SeedingState):
+class MixtureNormBase(Freezable, RunningStatistics):
     """What `MixtureNorm1d`, `MixtureNorm2d` and `MixtureNorm3d` share; accepts any rank."""
 
     # 1 and 2 are BatchNorm's versions, whose checkpoints load too.
@@ -43,9 +43,6 @@ class MixtureNormBase(Freezable, SeedingState):
     num_features: int
     weight: nn.Parameter | None
     bias: nn.Parameter | None
-    running_weight: Tensor | None
-    running_mean: Tensor | None
-    running_var: Tensor | None
 
     def __init__(
         self,
@@ -122,29 +119,7 @@ class MixtureNormBase(Freezable, SeedingState):
 
         self.register_parameter("weight", parameter(weight))
         self.register_parameter("bias", parameter(bias))
-        if not self.track_running_stats:
-            for name in (*RUNNING, "num_batches_tracked"):
-                self.register_buffer(name, None)
-            return
-        statistics = checks.statistics_dtype(dtype or torch.get_default_dtype())
-        shapes = ((self.groups, components), (components, channels), (components, channels))
-        for name, shape in zip(RUNNING, shapes, strict=True):
-            self.register_buffer(name, torch.empty(shape, device=device, dtype=statistics))
-        self.register_buffer(
-            "num_batches_tracked", torch.empty((), device=device, dtype=torch.long)
-        )
-
-    def reset_running_stats(self) -> None:
-        """λ = 1/K, μ = 0, σ² = 1, no batch tracked: the next training batch seeds anew."""
-        self._seeded = False
-        running = self._running()
-        if running is None or self.num_batches_tracked is None:
-            return
-        running.mixing_weight.fill_(1 / self.num_components)
-        running.mean.zero_()
-        running.var.fill_(1)
-        self.num_batches_tracked.zero_()
-        self._note_counter()
+        self._allocate_running(device, dtype)
 
     def reset_parameters(self) -> None:
         """γ = 1, β = 0, and `reset_running_stats`; with ``affine_init="batchnorm"`` γ = 1/√K,
@@ -191,13 +166,18 @@ class MixtureNormBase(Freezable, SeedingState):
             TypeError: a dtype that does not fit the parameters or buffers.
         """
         self._check_input(x)
-        running = self._running()
-        if running is not None:
-            checks.check_mixture(x, *running, prefix="running_")
-        checks.check_affine("weight", self.weight, x, self.num_components)
-        checks.check_affine("bias", self.bias, x, self.num_components)
+        running, affine = self._running(), self._affine()
+        if responsibilities is None and running is not None and self._steps_on(x):
+            try:
+                y = self._step(x, running, affine)
+            except ValueError:
+                self._check_parameters(x, running, affine)
+                raise
+            if y is not None:
+                return y
+        self._check_parameters(x, running, affine)
         if running is not None and not self.training:
-            return self._normalize(x, running, responsibilities, training=False)[0]
+            return self._normalize(x, running, affine, responsibilities, training=False)[0]
         if not self.track_running_stats:
             running = None  # switched off after construction: as in BN, neither used nor changed
         processes = self._processes()
@@ -211,7 +191,9 @@ class MixtureNormBase(Freezable, SeedingState):
         if watched:
             drawn = self._seeds(x, running, responsibilities)
             step = recomputation.step_of(x, mixture, em_iters, generator if drawn else None)
-        y, moments = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        y, moments = self._normalize(
+            x, mixture, affine, responsibilities, training=True, em_iters=em_iters
+        )
         if running is not None and watched:
             recomputation.remember(running.mean, step, y)
         if self.training and running is not None and moments is not None and not self._nothing(x):
@@ -222,6 +204,21 @@ class MixtureNormBase(Freezable, SeedingState):
             count = own if processes is None else joined_count(moments)
             self._track(running, moments, count, outright=first)
         return y
+
+    def _affine(self) -> Affine:
+        # As in `_running`. A computed parameter (torch.nn.utils.parametrize) is not in the table.
+        table = self._parameters
+        if "weight" in table and "bias" in table:
+            return table["weight"], table["bias"]
+        return self.weight, self.bias
+
+    def _check_parameters(self, x: Tensor, running: Mixture | None, affine: Affine) -> None:
+        """Parameters and running statistics fit the checked ``x``."""
+        if running is not None:
+            checks.check_mixture(x, *running, prefix="running_")
+        weight, bias = affine
+        checks.check_affine("weight", weight, x, self.num_components)
+        checks.check_affine("bias", bias, x, self.num_components)
 
     def _check_input(self, x: Tensor) -> None:
         checks.check_input(x)
@@ -244,16 +241,11 @@ class MixtureNormBase(Freezable, SeedingState):
             return 2 if self.estimator == "batch" else 0
         return self.em_iters
 
-    def _running(self) -> Mixture | None:
-        mixing_weight, mean, var = self.running_weight, self.running_mean, self.running_var
-        if mixing_weight is None or mean is None or var is None:
-            return None
-        return Mixture(mixing_weight, mean, var)
-
     def _normalize(
         self,
         x: Tensor,
         mixture: Mixture,
+        affine: Affine,
         responsibilities: Tensor | None,
         training: bool,
         em_iters: int = 0,
@@ -261,8 +253,7 @@ class MixtureNormBase(Freezable, SeedingState):
         return normalize_checked(
             x,
             mixture,
-            self.weight,
-            self.bias,
+            *affine,
             training=training,
             eps=self.eps,
             em_iters=em_iters,
@@ -271,6 +262,35 @@ class MixtureNormBase(Freezable, SeedingState):
             responsibilities=responsibilities,
             backend=self.backend,
         )
+
+    def _steps_on(self, x: Tensor) -> bool:
+        """Whether this is a training step that goes on from the running statistics, once."""
+        return (
+            self.training
+            and self.track_running_stats
+            and self.estimator == "online"
+            and self._processes() is None
+            and x.numel() > x.shape[1]
+            and (self.num_components == 1 or not self._awaits_seeding())
+            and not recomputation.may_be_repeated()
+            and not recomputation.is_repetition()
+        )
+
+    def _step(self, x: Tensor, running: Mixture, affine: Affine) -> Tensor | None:
+        """y of such a step; None where it is not one operator.
+
+        The operator checks its arguments: to check them here too would take longer than it does.
+        """
+        tracked = self._buffers["num_batches_tracked"]
+        if tracked is None:
+            return None
+        options = Step(
+            self.momentum, self.eps, self._em_iters(), self.mixing_scale, self.responsibility_grad
+        )
+        y = training_step(x, running, tracked, *affine, options, self.backend)
+        if y is not None:
+            self._mark_seeded()
+        return y
 
     def _estimate(
         self, x: Tensor, running: Mixture | None, responsibilities: Tensor | None
@@ -315,7 +335,10 @@ class MixtureNormBase(Freezable, SeedingState):
                 processes = self._processes()
                 seed_mixture(x, self.num_components, self.groups, self.eps, processes)
             mixture, em_iters = step.mixture, step.em_iters
-        y, _ = self._normalize(x, mixture, responsibilities, training=True, em_iters=em_iters)
+        affine = self._affine()
+        y, _ = self._normalize(
+            x, mixture, affine, responsibilities, training=True, em_iters=em_iters
+        )
         if step is not None:
             recomputation.remember_again(running.mean, step, y)
         return y
@@ -333,36 +356,6 @@ class MixtureNormBase(Freezable, SeedingState):
         finite = torch.stack([pair.isfinite().all() for pair in pairs]).all()
         self.weight.copy_(torch.where(finite, pairs[0], self.weight))
         self.bias.copy_(torch.where(finite, pairs[1], self.bias))
-
-    def _track(
-        self, running: Mixture, moments: BatchMoments, count: int | Tensor, outright: bool
-    ) -> None:
-        tracked = self.num_batches_tracked
-        factor: float | Tensor = 1.0 if self.momentum is None else self.momentum
-        if outright:
-            factor = 1.0
-        elif self.momentum is None and tracked is not None:
-            factor = 1 / (tracked + 1).to(running.mean.dtype)
-        finite = update_running_statistics(running, moments, count, factor, self.backend)
-        if tracked is not None:
-            tracked.add_(finite)
-        self._mark_seeded()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixtureNormBase":
-        """Moves and casts like every module, but keeps running statistics above half precision.
-
-        A running average in bfloat16 stops moving once its steps fall below 1/256 of it.
-        """
-        before = {name: self._buffers[name] for name in RUNNING}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, statistic in before.items():
-            after = self._buffers[name]
-            if after is None or statistic is None:
-                continue
-            if after.dtype in (torch.float16, torch.bfloat16):
-                self._buffers[name] = statistic.to(after.device, torch.float32)
-        self._note_counter()
-        return self
 
     def _load_from_state_dict(
         self,

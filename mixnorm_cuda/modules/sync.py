@@ -11,7 +11,7 @@ from mixnorm_cuda.distributed import Processes, agree, processes_of
 from mixnorm_cuda.estimation import em
 from mixnorm_cuda.functional import expanded_responsibilities
 from mixnorm_cuda.modules.documentation import documented
-from mixnorm_cuda.modules.mixture_norm import MixtureNormBase
+from mixnorm_cuda.modules.mixture_norm import Affine, MixtureNormBase
 from mixnorm_cuda.types import BatchMoments, Mixture
 
 AGREED = (
@@ -142,11 +142,7 @@ class SyncMixtureNorm(MixtureNormBase):
     def _check_arguments(self, x: Tensor, responsibilities: Tensor | None) -> None:
         """What a step checks in its course, all of it before the first exchange."""
         self._check_input(x)
-        running = self._running()
-        if running is not None:
-            checks.check_mixture(x, *running, prefix="running_")
-        checks.check_affine("weight", self.weight, x, self.num_components)
-        checks.check_affine("bias", self.bias, x, self.num_components)
+        self._check_parameters(x, self._running(), self._affine())
         self._served_by(x, responsibilities)
 
     def _served_by(self, x: Tensor, responsibilities: Tensor | None) -> dispatch.Backend:
@@ -160,13 +156,14 @@ class SyncMixtureNorm(MixtureNormBase):
         self,
         x: Tensor,
         mixture: Mixture,
+        affine: Affine,
         responsibilities: Tensor | None,
         training: bool,
         em_iters: int = 0,
     ) -> tuple[Tensor, BatchMoments | None]:
         processes = self._processes() if training else None
         if processes is None:
-            return super()._normalize(x, mixture, responsibilities, training, em_iters)
+            return super()._normalize(x, mixture, affine, responsibilities, training, em_iters)
         backend = self._served_by(x, responsibilities)
         given = None
         if responsibilities is not None:
@@ -175,7 +172,7 @@ class SyncMixtureNorm(MixtureNormBase):
             x, mixture, iters=em_iters, eps=self.eps, backend=self.backend, processes=processes
         )
         y, *moments = SyncMixtureNormFunction.apply(  # type: ignore[no-untyped-call]
-            x, *mixture, self.weight, self.bias, given,
+            x, *mixture, *affine, given,
             self.eps, self.mixing_scale, self.responsibility_grad, backend.name, *processes,
         )  # fmt: skip
         return y, BatchMoments(*moments)

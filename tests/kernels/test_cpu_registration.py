@@ -32,7 +32,12 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return (x, *mixture, *moments, *affine, 1e-5, True)
     if name == "update_running":
         return (*mixture, *(rand(*t.shape) for t in mixture), 20, 0.1, None)
+    if name == "step":
+        return (x, *mixture, torch.tensor(3), *affine, None, 1e-5, 1, True)
     dy = torch.ones_like(x)
+    if name == "step_backward":
+        out = torch.ops.mixnorm.step(*arguments("step", x, components, groups))
+        return (dy, x, *out[1:], *affine, components, groups, 1e-5, True, True)
     if name == "evaluate_backward":
         return (dy, x, *mixture, *affine, 1e-5, True, True)
     if name == "backward_sums":
@@ -45,7 +50,7 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
 
 OPERATORS = (
     *("moments", "normalize", "forward", "backward", "backward_sums", "backward_apply"),
-    *("evaluate", "evaluate_backward", "update_running"),
+    *("evaluate", "evaluate_backward", "update_running", "step", "step_backward"),
 )
 INPUTS = {
     "contiguous": torch.randn(4, CHANNELS, 5, 5),
@@ -60,6 +65,10 @@ INPUTS = {
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 1), (3, 2)])
 def test_opcheck(name: str, kind: str, components: int, groups: int) -> None:
+    if kind == "empty" and name.startswith("step"):
+        with pytest.raises(ValueError, match=r"step: x has shape .* expected 1 or more positions"):
+            torch.ops.mixnorm.step(*arguments("step", INPUTS[kind], components, groups))
+        return
     operator = getattr(torch.ops.mixnorm, name).default
     torch.library.opcheck(
         operator,
@@ -135,6 +144,13 @@ X = INPUTS["contiguous"]
         ("backward_apply", 8, torch.rand(3, 5), "h1 has shape"),
         ("backward_apply", 9, torch.rand(3, CHANNELS).double(), "h2 has dtype"),
         ("backward_apply", 11, torch.rand(2, CHANNELS), "bias has shape"),
+        ("step", 2, torch.rand(3, 5), "mean has shape"),
+        ("step", 2, torch.rand(CHANNELS, 3).T, "running statistics .* contiguous"),
+        ("step", 4, torch.tensor(3.0), "num_batches_tracked has shape"),
+        ("step", 5, torch.rand(CHANNELS).half(), "weight has dtype"),
+        ("step_backward", 2, torch.rand(9), "state has shape"),
+        ("step_backward", 3, torch.rand(3, 99), "responsibilities has shape"),
+        ("step_backward", 7, 4, "state has shape"),
         ("evaluate", 5, torch.rand(3, 7), "bias has shape"),
         ("evaluate_backward", 7, -1.0, "eps is -1"),
     ],

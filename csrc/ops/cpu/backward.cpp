@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_gradient("backward", dy, x);
   check_moments("backward", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("backward", x, mean, weight, bias);
-  check_responsibilities(responsibilities, x,
+  check_responsibilities("backward", responsibilities, x,
                          kept_responsibilities(x, mixing_weight.size(1), mixing_weight.size(0)));
 
   const Tensor input = dense(x);

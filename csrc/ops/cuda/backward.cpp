@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   check_gradient("backward", dy, x);
   check_moments("backward", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("backward", x, mean, weight, bias);
-  check_responsibilities(responsibilities, x, 0);
+  check_responsibilities("backward", responsibilities, x, 0);
 
   LaunchScope scope("backward", x);
   const Tensor input = readable(x);

@@ -1,6 +1,7 @@
 """The native backends: C++ and CUDA operators behind the interface that dispatch asks for."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -178,6 +179,8 @@ class NativeCpuBackend(_NativeBackend):
     """Vectorised, multi-threaded C++ kernels on the CPU, any layout and number of dimensions."""
 
     name = "cpu"
+    step = staticmethod(ops.step)
+    step_backward = staticmethod(ops.step_backward)
 
     def missing(self) -> str | None:
         return loader.missing("cpu")
@@ -205,7 +208,8 @@ class NativeCudaBackend(_NativeBackend):
         self._emulated = emulated
 
     def missing(self) -> str | None:
-        return loader.missing(self.name)
+        reason = loader.missing(self.name)
+        return _no_device() if reason is None and not self._emulated else reason
 
     def refuses(
         self, x: Tensor, num_components: int, groups: int, responsibilities_given: bool
@@ -239,6 +243,15 @@ class NativeCudaBackend(_NativeBackend):
             for direction in ("forward", "backward")
             for layout in ("contiguous", "channels-last")
         }
+
+
+@functools.cache
+def _find_no_device() -> str | None:
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+# torch.compile calls this instead of tracing into it.
+_no_device: Callable[[], str | None] = torch.compiler.assume_constant_result(_find_no_device)  # type: ignore[no-untyped-call]
 
 
 @functools.cache

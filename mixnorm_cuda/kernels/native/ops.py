@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
+from mixnorm_cuda.types import (
+    BatchMoments,
+    Forward,
+    Gradients,
+    GradientSums,
+    Mixture,
+    Step,
+    Stepped,
+)
 
 
 class CudaDeviceInfo(NamedTuple):
@@ -245,6 +253,55 @@ def update_running(
     momentum, tensor = (0.0, factor) if isinstance(factor, Tensor) else (factor, None)
     operator = _namespace(moments.mass, emulated).update_running
     return cast(Tensor, operator(*running, *moments, count, momentum, tensor))
+
+
+def step(
+    x: Tensor,
+    running: Mixture,
+    num_batches_tracked: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    options: Step,
+) -> Stepped:
+    """`forward` from ``running``, then `update_running` and the counter, in place: a layer's step.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype, or ``x`` is empty.
+    """
+    loader.require("cpu")
+    momentum, eps, em_iters, mixing_scale, _ = options
+    return Stepped(
+        *torch.ops.mixnorm.step(
+            x, *running, num_batches_tracked, weight, bias, momentum, eps, em_iters, mixing_scale
+        )
+    )
+
+
+def step_backward(
+    dy: Tensor,
+    x: Tensor,
+    state: Tensor,
+    responsibilities: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    components: int,
+    groups: int,
+    options: Step,
+) -> Gradients:
+    """`backward` of a `step`, from what it returned.
+
+    Raises:
+        RuntimeError: the operator library is missing.
+        ValueError: an argument has a wrong shape or dtype.
+    """
+    loader.require("cpu")
+    return Gradients(
+        *torch.ops.mixnorm.step_backward(
+            dy, x, state, responsibilities, weight, bias, components, groups,
+            options.eps, options.mixing_scale, options.responsibility_grad,
+        )
+    )  # fmt: skip
 
 
 def cuda_device_info(device: int = 0) -> CudaDeviceInfo:
