@@ -85,13 +85,14 @@ constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
 constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
                               : kAccess == Access::kChannels ? (K > 2 ? 4 : 8)
-                              : K > 8                        ? 1
-                              : sizeof(T) == 8 || K > 4      ? 2
+                              : K * sizeof(T) > 32           ? 1
+                              : K * sizeof(T) > 16           ? 2
                                                              : 4;
 constexpr int kOwnThreads = 256;
-// Of a multiprocessor, at least: with few components a thread can do with half of its registers.
-template <class T, int K>
-constexpr int kOwnBlocks = sizeof(T) == 4 && K <= 4 ? 2 : 1;
+// Of a multiprocessor, at least: threads with few channels and components can do with half of the
+// registers.
+template <class T, int K, int kOwned>
+constexpr int kOwnBlocks = sizeof(T) == 4 && K * kOwned <= 6 ? 2 : 1;
 
 // Rows of the table of coefficients (tables.cuh).
 constexpr int table_rows(int components) { return 9 * components - 2; }

@@ -43,8 +43,7 @@ using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
 // Few components have registers for the rows of the thread's channels.
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ __forceinline__ auto own_rows(const T* table, const Place& place) {
-  return Coefficients<T, K, kFirst, kRows, (K * Place::kOwned <= 6), Place::kOwned>(table,
-                                                                                    place.column);
+  return Coefficients<T, K, kFirst, kRows, (K <= 4), Place::kOwned>(table, place.column);
 }
 
 // nu of one value, 0 outside the tensor. `rows`: at least those of the log-odds.

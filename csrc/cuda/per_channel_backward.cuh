@@ -101,7 +101,8 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
 constexpr int kMergeOwnMixture = kBackwardSteps;
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K>))
+__global__ void __launch_bounds__(kOwnThreads,
+                                  (kOwnBlocks<accumulation_t<S>, K, kOwnChannels<kAccess>>))
     per_channel_backward_kernel(const __grid_constant__ BackwardProblem<accumulation_t<S>> p,
                                 int first_step, int last_step) {
   using T = accumulation_t<S>;

@@ -71,7 +71,7 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
 }
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K>))
+__global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K, 1>))
     per_channel_forward_kernel(const __grid_constant__ ForwardProblem<accumulation_t<S>> p,
                                int first_step, int last_step) {
   using T = accumulation_t<S>;

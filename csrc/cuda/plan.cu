@@ -61,11 +61,12 @@ Held held_of_own(Access access) {
 }
 
 Held held_of_own(Scalar scalar, int compiled, Access access) {
-  return scalar == Scalar::kDouble ? held_of_own<double, 8>(access)
-         : compiled > 8            ? held_of_own<float, 16>(access)
-         : compiled > 4            ? held_of_own<float, 8>(access)
-         : compiled > 2            ? held_of_own<float, 4>(access)
-                                   : held_of_own<float, 2>(access);
+  return scalar == Scalar::kDouble
+             ? compiled > 4 ? held_of_own<double, 8>(access) : held_of_own<double, 4>(access)
+         : compiled > 8 ? held_of_own<float, 16>(access)
+         : compiled > 4 ? held_of_own<float, 8>(access)
+         : compiled > 2 ? held_of_own<float, 4>(access)
+                        : held_of_own<float, 2>(access);
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }

@@ -54,7 +54,7 @@ def test_same_bits_under_every_schedule(
             assert torch.equal(again[name], value), f"{name}, seed {seed}"
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("channels", "side"), [(64, 15), (1, 110)])
 @pytest.mark.parametrize("multiprocessors", [1, 3, 16])
 @pytest.mark.parametrize(
     ("family", "shared_memory"),
@@ -70,14 +70,17 @@ def test_other_devices(
     family: str,
     multiprocessors: int,
     shared_memory: int,
-    groups: int,
+    channels: int,
+    side: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Other grids, and tiles that do not all fit on chip and are read again."""
+    """Other grids, and tiles that do not all fit on chip and are read again.
+
+    A single channel is served as one mixture per channel.
+    """
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
     torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
-    shape = (4, 64, 15, 15) if groups == 1 else (4, groups, 80, 80)
-    check(Problem(shape, 3, groups, emulated=True), em_iters=1)
+    check(Problem((4, channels, side, side), 3, emulated=True), em_iters=1)
 
 
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
