@@ -124,6 +124,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("r3d18.layer2", (16, 128, 8, 28, 28), "R3D-18, 16 × 112² clips, batch 16", "volume"),
     Shape("mlp.hidden", (128, 256), "an MLP's hidden layer, batch 128", "latency"),
     Shape("tiny.train", (8, 64, 8, 8), "fine-tuning at batch 8: a late layer", "latency"),
+    Shape("tiny.call", (4, 16, 4, 4), "a thousand numbers: what a call costs", "latency"),
     Shape("tiny.serve", (1, 256, 14, 14), "ResNet-50 layer3 serving one image", "latency"),
     Shape(
         "resnet50.2^31",

@@ -3,16 +3,16 @@
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import mixnorm_cuda as mx
 from bench.baselines import REG_COVAR, compiled, compiler_missing, positions
 from bench.cases import Case
 from bench.inputs import Inputs
-from bench.layers import Implementation, Layer, trainable
+from bench.layers import Implementation, Layer
 from bench.traffic import EM_STEPS
-from mixnorm_cuda import GaussianMixture, dispatch
+from mixnorm_cuda import dispatch
 from mixnorm_cuda.estimation import em
-from mixnorm_cuda.functional import mixture_norm
 from mixnorm_cuda.types import Mixture
 
 EPS = 1e-5
@@ -21,7 +21,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 
 class MixtureNorm:
-    """``functional.mixture_norm``, which like BatchNorm's module updates running statistics."""
+    """``MixtureNorm1d/2d/3d``, affine, tracking running statistics; the compiled reference too."""
 
     ours = True
 
@@ -43,16 +43,20 @@ class MixtureNorm:
     def layer(self, case: Case, inputs: Inputs) -> Layer:
         if case.phase == "em":
             return Layer(lambda x: em_steps(positions(x), inputs.mixture, self.backend), ())
-        mixing_weight, mean, var = (t.clone() for t in inputs.mixture)
-        weight, bias = trainable(inputs.weight, inputs.bias)
-
-        def forward(x: Tensor) -> Tensor:
-            return mixture_norm(
-                x, mixing_weight, mean, var, weight, bias, case.phase != "eval",
-                eps=EPS, em_iters=case.em_iters, backend=self.backend,
-            )  # fmt: skip
-
-        return Layer(compiled(forward) if self.compiled else forward, (weight, bias))
+        dims = max(inputs.x.dim() - 2, 1)
+        kind = (mx.MixtureNorm1d, mx.MixtureNorm2d, mx.MixtureNorm3d)[dims - 1]
+        module = kind(
+            case.shape.channels, EPS, num_components=case.num_components, groups=case.num_groups,
+            em_iters=case.em_iters, backend=self.backend, device=inputs.x.device,
+        )  # fmt: skip
+        module.weight, module.bias = map(nn.Parameter, (inputs.weight.clone(), inputs.bias.clone()))
+        # As after a first batch: the statistics describe data, and are not seeded anew.
+        statistics = dict(zip(("weight", "mean", "var"), inputs.mixture, strict=True))
+        state = {f"running_{name}": t for name, t in statistics.items()}
+        state["num_batches_tracked"] = torch.tensor(1)
+        module.load_state_dict({**module.state_dict(), **state})
+        module.train(case.phase != "eval")
+        return Layer(compiled(module) if self.compiled else module, (module.weight, module.bias))
 
 
 class MixtureModel:
@@ -70,7 +74,7 @@ class MixtureModel:
         mixture = inputs.mixture
 
         def forward(x: Tensor) -> Tensor:
-            model = GaussianMixture(
+            model = mx.GaussianMixture(
                 case.num_components, tol=0, max_iter=EM_STEPS, reg_covar=REG_COVAR,
                 weights_init=mixture.mixing_weight[0], means_init=mixture.mean,
                 precisions_init=1 / (mixture.var + REG_COVAR),

@@ -64,5 +64,4 @@ STABLE_TORCH_LIBRARY(mixnorm, m) {
   m.def(
       "cuda_plan(ScalarType dtype, int batch, int channels, int length, bool channels_last,"
       " int components, int groups, bool backward, int device) -> str");
-  m.def("cuda_max_group_channels(ScalarType dtype, int components) -> int");
 }

@@ -1,7 +1,10 @@
 #include "cuda/backward.h"
 
+#include <algorithm>
+
 #include "cuda/backward_kernel.cuh"
 #include "cuda/evaluate.h"
+#include "cuda/general.h"
 #include "cuda/mixture_kernel.cuh"
 #include "cuda/per_channel_backward.cuh"
 #include "cuda/run.h"
@@ -39,19 +42,22 @@ template <class T>
 cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t components,
                    int64_t groups, const GradientArguments<T>& arguments, const Launch& launch) {
   if ((x.scalar == Scalar::kDouble) != (sizeof(T) == 8)) return cudaErrorInvalidValue;
+  const bool sums_alone = arguments.wanted.h1 != nullptr;
+  const bool sums_given = arguments.given.h1 != nullptr;
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
   const Cut c = cut(x, others, components, groups, launch.limits);
-  if (!c.supported) return cudaErrorNotSupported;
-  const Kernels<T> kernels = kernels_for<T>(x.scalar, c);
-  const Plan p =
-      plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits, launch.family);
-  if (p.error != cudaSuccess) return p.error;
   const bool learned = arguments.dmixture.mean != nullptr;
-  const bool mixture = learned && kernels.mixture != nullptr;
+  const bool mixture = learned && !c.geometry.per_channel;
   const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
-  if (mixture && !mixture_cut.supported) return cudaErrorNotSupported;
-
+  if (!c.supported || (mixture && !mixture_cut.supported)) {
+    return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
+  }
+  const Kernels<T> kernels = kernels_for<T>(x.scalar, c);
+  const bool one_sweep = sums_alone || sums_given;  // keeps nothing for another
+  const Plan p = plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits,
+                      one_sweep ? Family::kStreaming : launch.family);
+  if (p.error != cudaSuccess) return p.error;
   Workspace workspace(launch.workspace);
   const Buffers<T> buffers(workspace, c);
   BackwardProblem<T> problem{
@@ -61,6 +67,14 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
       {buffers.sums, buffers.masses},
       buffers.table,
       buffers.barrier};
+  if (sums_alone) {
+    return run_each(p, kernels.backward, problem,
+                    {kPrepareTables, kSumOutputGradients, kMergeOutputGradients}, launch.stream);
+  }
+  if (sums_given) {
+    return run_each(p, kernels.backward, problem,
+                    {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
+  }
   const cudaError_t error =
       run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
           launch.stream);
@@ -70,6 +84,22 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   if (mixture_plan.error != cudaSuccess) return mixture_plan.error;
   problem.geometry = mixture_plan.geometry;
   return run(mixture_plan, kernels.mixture, problem, kMixtureSteps, buffers.barrier, launch.stream);
+}
+
+template <class T>
+GradientArguments<T> gradient_arguments(const BackwardArguments<T>& a) {
+  return {a.mixture,
+          a.moments,
+          a.affine,
+          a.eps,
+          a.mixing_scale,
+          false,
+          a.responsibility_grad,
+          a.dweight,
+          a.dbias,
+          a.dmixture,
+          {},
+          {}};
 }
 
 }  // namespace
@@ -82,7 +112,12 @@ const void* backward_kernel_address(Scalar scalar, const Cut& cut) {
 
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
+  const size_t bytes = workspace_bytes(x, components, groups, limits);
+  return cut(x, {}, components, groups, limits, kMixtureThreads).supported
+             ? bytes
+             : std::max(bytes,
+                        general_workspace(x, components, groups, limits, Direction::kBackward));
 }
 size_t evaluate_backward_workspace(const Input& x, int64_t components, int64_t groups,
                                    const DeviceLimits& limits) {
@@ -92,9 +127,27 @@ size_t evaluate_backward_workspace(const Input& x, int64_t components, int64_t g
 template <class T>
 cudaError_t launch_backward(const Input& dy, const Input& x, const BackwardArguments<T>& a,
                             const Launch& l) {
-  const GradientArguments<T> arguments{
-      a.mixture, a.moments, a.affine,  a.eps, a.mixing_scale, false, a.responsibility_grad,
-      a.dweight, a.dbias,   a.dmixture};
+  return launch(dy, x, a.dx, a.components, a.groups, gradient_arguments(a), l);
+}
+
+template <class T>
+cudaError_t launch_backward_sums(const Input& dy, const Input& x, const BackwardSumsArguments<T>& a,
+                                 const Launch& l) {
+  GradientArguments<T> arguments{};
+  arguments.mixture = a.mixture;
+  arguments.statistics = a.moments;
+  arguments.eps = a.eps;
+  arguments.wanted = {a.h1, a.h2};
+  // No dx is written: dy's strides stand for those of one.
+  const Output like_dy{const_cast<void*>(dy.data), dy.stride_n, dy.stride_c, dy.stride_l};
+  return launch(dy, x, like_dy, a.components, a.groups, arguments, l);
+}
+
+template <class T>
+cudaError_t launch_backward_apply(const Input& dy, const Input& x, const T* h1, const T* h2,
+                                  const BackwardArguments<T>& a, const Launch& l) {
+  GradientArguments<T> arguments = gradient_arguments(a);
+  arguments.given = {h1, h2};
   return launch(dy, x, a.dx, a.components, a.groups, arguments, l);
 }
 
@@ -103,14 +156,18 @@ cudaError_t launch_evaluate_backward(const Input& dy, const Input& x,
                                      const EvaluateBackwardArguments<T>& a, const Launch& l) {
   const BatchMoments<const T> own{a.mixture.mixing_weight, a.mixture.mean, a.mixture.var};
   const GradientArguments<T> arguments{
-      a.mixture, own,     a.affine, a.eps, a.mixing_scale, true, a.responsibility_grad,
-      a.dweight, a.dbias, {}};
+      a.mixture, own, a.affine, a.eps, a.mixing_scale, true, a.responsibility_grad, a.dweight,
+      a.dbias,   {},  {},       {}};
   return launch(dy, x, a.dx, a.components, a.groups, arguments, l);
 }
 
 #define MIXNORM_INSTANTIATE(T)                                                                  \
   template cudaError_t launch_backward(const Input&, const Input&, const BackwardArguments<T>&, \
                                        const Launch&);                                          \
+  template cudaError_t launch_backward_sums(const Input&, const Input&,                         \
+                                            const BackwardSumsArguments<T>&, const Launch&);    \
+  template cudaError_t launch_backward_apply(const Input&, const Input&, const T*, const T*,    \
+                                             const BackwardArguments<T>&, const Launch&);       \
   template cudaError_t launch_evaluate_backward(                                                \
       const Input&, const Input&, const EvaluateBackwardArguments<T>&, const Launch&);
 MIXNORM_INSTANTIATE(float)

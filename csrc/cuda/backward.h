@@ -22,6 +22,19 @@ struct BackwardArguments {
   Mixture<T> dmixture;  // null pointers unless wanted
 };
 
+// The two sweeps of backward apart: the sums of one x, then its gradients from the sums of all that
+// the moments are of.
+template <class T>
+struct BackwardSumsArguments {
+  int64_t components, groups;
+  BatchMoments<const T> moments;
+  Mixture<const T> mixture;
+  double eps;
+  T* h1;  // sum nu dy, [K, C]
+  T* h2;  // sum nu dy (x - m), [K, C]
+};
+
+// Of all three.
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits);
 
@@ -29,5 +42,14 @@ size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
 template <class T>
 cudaError_t launch_backward(const Input& dy, const Input& x, const BackwardArguments<T>& arguments,
                             const Launch& launch);
+
+template <class T>
+cudaError_t launch_backward_sums(const Input& dy, const Input& x,
+                                 const BackwardSumsArguments<T>& arguments, const Launch& launch);
+
+// Without dmixture.
+template <class T>
+cudaError_t launch_backward_apply(const Input& dy, const Input& x, const T* h1, const T* h2,
+                                  const BackwardArguments<T>& arguments, const Launch& launch);
 
 }  // namespace mixnorm::cuda

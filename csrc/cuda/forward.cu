@@ -2,7 +2,9 @@
 
 #include "cuda/evaluate.h"
 #include "cuda/forward_kernel.cuh"
+#include "cuda/general.h"
 #include "cuda/moments.h"
+#include "cuda/normalize.h"
 #include "cuda/per_channel_forward.cuh"
 #include "cuda/plan.h"
 #include "cuda/run.h"
@@ -36,7 +38,7 @@ cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t 
   const Cut c = y == nullptr ? cut(x, {}, components, groups, launch.limits)
                              : cut(x, {{y->data, {y->stride_n, y->stride_c, y->stride_l}}},
                                    components, groups, launch.limits);
-  if (!c.supported) return cudaErrorNotSupported;
+  if (!c.supported) return launch_general_forward(x, y, components, groups, problem, launch);
   const ForwardKernel<T> kernel = kernel_for<T>(x.scalar, c);
   const Plan p = plan(c, reinterpret_cast<const void*>(kernel), 1, launch.limits, launch.family);
   if (p.error != cudaSuccess) return p.error;
@@ -63,7 +65,8 @@ const void* forward_kernel_address(Scalar scalar, const Cut& cut) {
 
 size_t forward_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {
-  return workspace_bytes(x, components, groups, limits);
+  const size_t bytes = workspace_bytes(x, components, groups, limits);
+  return bytes > 0 ? bytes : general_workspace(x, components, groups, limits, Direction::kForward);
 }
 size_t moments_workspace(const Input& x, int64_t components, int64_t groups,
                          const DeviceLimits& limits) {
@@ -71,6 +74,11 @@ size_t moments_workspace(const Input& x, int64_t components, int64_t groups,
 }
 size_t evaluate_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
+  return forward_workspace(x, components, groups, limits);
+}
+
+size_t normalize_workspace(const Input& x, int64_t components, int64_t groups,
+                           const DeviceLimits& limits) {
   return forward_workspace(x, components, groups, limits);
 }
 
@@ -93,17 +101,25 @@ cudaError_t launch_moments(const Input& x, const MomentsArguments<T>& a, const L
 }
 
 template <class T>
-cudaError_t launch_evaluate(const Input& x, const EvaluateArguments<T>& a, const Launch& l) {
+cudaError_t launch_normalize(const Input& x, const NormalizeArguments<T>& a, const Launch& l) {
   ForwardProblem<T> problem{};
-  const BatchMoments<const T> own{a.mixture.mixing_weight, a.mixture.mean, a.mixture.var};
-  problem.start = {a.mixture, own, a.affine, a.eps, a.mixing_scale};
+  problem.start = {a.mixture, a.moments, a.affine, a.eps, a.mixing_scale};
   problem.steps = 2;
   return launch(x, &a.y, a.components, a.groups, problem, l);
+}
+
+template <class T>
+cudaError_t launch_evaluate(const Input& x, const EvaluateArguments<T>& a, const Launch& l) {
+  const BatchMoments<const T> own{a.mixture.mixing_weight, a.mixture.mean, a.mixture.var};
+  return launch_normalize<T>(
+      x, {a.components, a.groups, a.mixture, own, a.affine, a.eps, a.mixing_scale, a.y}, l);
 }
 
 #define MIXNORM_INSTANTIATE(T)                                                                  \
   template cudaError_t launch_forward(const Input&, const ForwardArguments<T>&, const Launch&); \
   template cudaError_t launch_moments(const Input&, const MomentsArguments<T>&, const Launch&); \
+  template cudaError_t launch_normalize(const Input&, const NormalizeArguments<T>&,             \
+                                        const Launch&);                                         \
   template cudaError_t launch_evaluate(const Input&, const EvaluateArguments<T>&, const Launch&);
 MIXNORM_INSTANTIATE(float)
 MIXNORM_INSTANTIATE(double)

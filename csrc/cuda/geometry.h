@@ -55,6 +55,7 @@ struct Geometry {
   bool resident;      // tiles stay in their slots between sweeps
   bool alone;         // the one chunk's blocks run all steps, and none needs another's results
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
+  RowStep tile_step;  // from a position of a tile to the same of the next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 

@@ -1,7 +1,7 @@
 // A barrier over all blocks of a cooperative launch.
 #pragma once
 
-#include <cuda_runtime.h>
+#include "cuda/thread.cuh"
 
 namespace mixnorm::cuda {
 
@@ -12,12 +12,12 @@ class GridBarrier {
  public:
   // rounds: how many the launch has behind it.
   __device__ explicit GridBarrier(unsigned int* counter, unsigned int rounds = 0)
-      : counter_(counter), target_(rounds * gridDim.x) {}
+      : counter_(counter), target_(rounds * grid_blocks()) {}
 
   __device__ void arrive_and_wait() {
-    target_ += gridDim.x;
+    target_ += grid_blocks();
     __syncthreads();
-    if (gridDim.x > 1 && threadIdx.x == 0) {
+    if (grid_blocks() > 1 && opaque(threadIdx.x) == 0) {
       __threadfence();
       atomicAdd(counter_, 1u);
       // Signed distance: right even after the counter wraps.

@@ -13,7 +13,7 @@ enum class Family {
   kStreaming,  // one launch per sweep: every sweep reads the tensors again
   kResident,   // one cooperative launch: tiles stay in shared memory between the sweeps
   kSmall,      // one ordinary launch: likewise, and a block has all positions of its groups
-  kChannel,    // a mixture of its own for every channel: threads hold whole mixtures
+  kGeneral,    // what the others do not serve: responsibilities pass through the workspace
 };
 
 // What the plan needs to know of a device.

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/geometry.h"
+#include "cuda/thread.cuh"
 
 namespace mixnorm::cuda {
 
@@ -76,7 +77,7 @@ struct Share {
   __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
     first = blockIdx.x * (g.alone ? own : lanes.width);
     end = g.alone && first + own < units ? first + own : units;
-    step = lanes.width * (g.alone ? 1 : gridDim.x);
+    step = lanes.width * (g.alone ? 1 : grid_blocks());
   }
 };
 

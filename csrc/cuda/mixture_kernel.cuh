@@ -48,10 +48,12 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
       sums.add(k, dlogit, x, squares);
     }
   });
-  store_sums(g, place, sums, scratch.exchange,
-             partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
-  store_masses<K>(g, place, mass, scratch.masses,
-                  partials.masses + int64_t(walk.chunk) * g.groups * K);
+  // Not kept in registers along the sweep, which needs them all.
+  const Walk<S, K, kAccess> after(g, slots, sweep);
+  store_sums(g, after.place, sums, scratch.exchange,
+             partials.sums + int64_t(after.chunk) * 2 * K * columns(g));
+  store_masses<K>(g, after.place, mass, scratch.masses,
+                  partials.masses + int64_t(after.chunk) * g.groups * K);
 }
 
 // dmean and dvar from L0, L1, L2, sums about the mean; zeros where logits have no gradient.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cuda/general.h"
+
 namespace mixnorm::cuda {
 namespace {
 
@@ -104,6 +106,7 @@ void size_tiles(Cut& cut, int position_warps) {
   const int lanes = 32 / g.channel_lanes * position_warps;
   g.tile_positions = lanes * cut.held_positions;
   g.tiles = ceil_div(g.positions, g.tile_positions);
+  g.tile_step = row_step(g.tile_positions, g.length);
   g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
   cut.slot_bytes =
       int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
@@ -119,16 +122,6 @@ int compiled_components(Scalar scalar, Access access, int64_t components) {
   if (scalar == Scalar::kDouble) return components > 4 ? 8 : 4;
   if (access == Access::kElements) return components > 8 ? 16 : components > 3 ? 8 : 3;
   return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
-}
-
-int64_t max_components(Scalar scalar) {
-  return scalar == Scalar::kDouble ? 8 : device::kMaxComponents;
-}
-
-int64_t max_group_channels(Scalar scalar, int64_t components) {
-  const Held most =
-      held(scalar, compiled_components(scalar, Access::kElements, components), Access::kElements);
-  return int64_t(most.channels) * most.max_threads;
 }
 
 Tensor flattened(const Geometry& g, const Input& x) {
@@ -195,7 +188,7 @@ void cut_channels(Cut& cut, const DeviceLimits& limits) {
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, int max_threads) {
   Cut cut{};
-  if (components < 1 || components > max_components(x.scalar)) {
+  if (components < 1 || components > (x.scalar == Scalar::kDouble ? 8 : device::kMaxComponents)) {
     cut.reason = "more components than are compiled";
     return cut;
   }
@@ -368,7 +361,10 @@ Description describe(Direction direction, const Input& x, int64_t components, in
   const Cut c = cut(x, {}, components, groups, limits);
   Description d{};
   d.reason = c.reason;
-  if (!c.supported) return d;
+  if (!c.supported) {
+    const bool asked_for_another = family != Family::kAuto && family != Family::kStreaming;
+    return asked_for_another ? d : describe_general(x, components, groups, limits, c.reason);
+  }
   const bool forward = direction == Direction::kForward;
   const void* const kernel =
       forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);

@@ -29,16 +29,12 @@ struct Description {
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family = Family::kAuto);
 
-// The most components that the kernels serve, and the widest group with so many.
-int64_t max_components(Scalar scalar);
-int64_t max_group_channels(Scalar scalar, int64_t components);
-
 // The compiled number of components that serves so many.
 int compiled_components(Scalar scalar, Access access, int64_t components);
 
 // How a problem is cut, whatever the device's occupancy.
 struct Cut {
-  bool supported;
+  bool supported;      // by kernels that hold whole groups of channels in registers
   const char* reason;  // where it is not
   Geometry geometry;   // all but chunks, slots and resident
   Access access;

@@ -57,6 +57,13 @@ __device__ void sum_moment_constants(const Geometry& g, const Place& place, cons
   }
 }
 
+// Between rows of K [tile position]. Many leave no registers for their addresses: those are
+// computed where they are used.
+template <int K>
+__device__ __forceinline__ int row_width(const Geometry& g) {
+  return K > 4 ? opaque(g.tile_positions) : g.tile_positions;
+}
+
 // Sums partial[k][r] over the lanes of a warp that share the position, and leaves one row of the
 // exchange for every warp: [group slot][k][channel warp][tile position]. Ends with a barrier.
 template <int kCount, class Place, class T, int kHeld>
@@ -73,11 +80,12 @@ __device__ __forceinline__ void exchange_positions(const Geometry& g, const Plac
     }
   }
   if (place.channel_lane == 0) {
+    const int width = row_width<kCount>(g);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       T* const row =
-          exchange + ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) *
-                         g.tile_positions;
+          exchange +
+          ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) * width;
       store_positions(place, partial[k], row);
     }
   }
@@ -173,7 +181,7 @@ __device__ __forceinline__ void load_responsibility(const Geometry& g, const Pla
       out[r] = position + place.position(r) < g.positions ? T(1) : T(0);
     }
   } else {
-    load_positions(place, nu + (place.group_slot * K + k) * g.tile_positions, out);
+    load_positions(place, nu + (place.group_slot * K + k) * row_width<K>(g), out);
   }
 }
 

@@ -25,10 +25,11 @@ __global__ void __launch_bounds__(kThreads) update_running_kernel(const RunningA
     finite = finite && isfinite(a.moments.mean[i]) && isfinite(a.moments.var[i]);
   }
   finite = __syncthreads_and(finite);
-  if (threadIdx.x == 0) *a.finite = finite;
+  if (threadIdx.x == 0 && a.finite != nullptr) *a.finite = finite;
   if (!finite) return;
 
-  const double factor = a.device_factor == nullptr ? a.momentum : double(*a.device_factor);
+  double factor = a.device_factor == nullptr ? a.momentum : double(*a.device_factor);
+  if (a.cumulative) factor = T(1) / static_cast<T>(*a.tracked + 1);
   const int64_t group_channels = a.channels / a.groups;
   const auto share = [&](int64_t gk) { return double(a.moments.mass[gk]) / double(a.count); };
   const auto moved = [&](int64_t gk) {
@@ -50,10 +51,11 @@ __global__ void __launch_bounds__(kThreads) update_running_kernel(const RunningA
     mean = static_cast<T>(mean + rho * (double(a.moments.mean[i]) - mean));
     var = static_cast<T>(var + rho * (double(a.moments.var[i]) * unbiased - var));
   }
-  __syncthreads();  // the old weights have served
+  __syncthreads();  // the old weights and the old count have served
   for (int64_t i = threadIdx.x; i < masses; i += blockDim.x) {
     a.running.mixing_weight[i] = moved(i);
   }
+  if (threadIdx.x == 0 && a.tracked != nullptr) ++*a.tracked;
 }
 
 }  // namespace

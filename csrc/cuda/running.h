@@ -14,7 +14,9 @@ struct RunningArguments {
   int64_t count;           // positions of the batch
   double momentum;         // the factor, where device_factor is null
   const T* device_factor;  // a scalar on the device, or null
-  bool* finite;            // on the device: whether all moments were finite
+  bool* finite;            // on the device: whether all moments were finite; or null
+  int64_t* tracked;        // on the device: the number of batches, counted up if so; or null
+  bool cumulative;         // the factor is 1 / (tracked + 1)
 };
 
 // Moves the running mixture towards the moments, unless one of them is not finite. Needs no

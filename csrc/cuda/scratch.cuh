@@ -15,7 +15,8 @@ struct Scratch {
 
   // tile_bytes: of all tensors of one tile.
   __device__ Scratch(unsigned char* shared, const Geometry& g, int tile_bytes) {
-    const ScratchSizes sizes = scratch_sizes(g, K, kChannels<T, K>);
+    // Opaque: computed again in every step, not kept beside it.
+    const ScratchSizes sizes = scratch_sizes(g, opaque(K), kChannels<T, K>);
     exchange = reinterpret_cast<T*>(shared + opaque(g.slots) * tile_bytes);
     nu = exchange + sizes.exchange;
     dlogit = nu + sizes.weights;

@@ -56,33 +56,35 @@ struct WalkOver {
   template <int kTensors, class Body>
   __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], Body&& body) const {
     const int tensor_bytes = Tiles::slot_bytes();
-    const RowStep step = row_step(up ? g.tile_positions : -g.tile_positions, g.length);
     const int count = residency.count;
-    int64_t position = (residency.first + (up ? 0 : count - 1)) * g.tile_positions;
-    const int64_t stride = up ? g.tile_positions : -g.tile_positions;
+    const auto move = [&](Cursor& cursor) {
+      if (up) {
+        cursor.move(g.tile_step, g.length);
+      } else {
+        cursor.move_back(g.tile_step, g.length);
+      }
+    };
+    const auto position_of = [&](int tile) { return (residency.first + tile) * g.tile_positions; };
     // Of the tile that is worked on, once there is one: the loads run ahead of it.
-    position -= (kStages - 1) * stride;
-    Cursor here(position + place.position(0), g.length);
+    Cursor here(position_of(up ? 1 - kStages : count + kStages - 2) + place.position(0), g.length);
     for (int i = 0; i < count + kStages - 1; ++i) {
       const int tile = up ? i : count - 1 - i;
       if (i < count && residency.must_load(tile, loaded)) {
         Cursor ahead = here;
-        for (int stage = 1; stage < kStages; ++stage) ahead.move(step, g.length);
+        for (int stage = 1; stage < kStages; ++stage) move(ahead);
         unsigned char* const slot = slots + residency.slot(tile) * kTensors * tensor_bytes;
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) {
-          Tiles::copy(g, place, tensors[t], ahead, position + (kStages - 1) * stride,
-                      slot + t * tensor_bytes);
+          Tiles::copy(g, place, tensors[t], ahead, position_of(tile), slot + t * tensor_bytes);
         }
       }
       __pipeline_commit();  // also where nothing was copied: the wait below counts commits
       if (i >= kStages - 1) {
         __pipeline_wait_prior(kStages - 1);
         const int ready = up ? i - (kStages - 1) : count - 1 - (i - (kStages - 1));
-        body(slots + residency.slot(ready) * kTensors * tensor_bytes, here, position);
+        body(slots + residency.slot(ready) * kTensors * tensor_bytes, here, position_of(ready));
       }
-      here.move(step, g.length);
-      position += stride;
+      move(here);
     }
   }
 };

@@ -18,6 +18,17 @@ __device__ __forceinline__ int opaque(int value) {
   return value;
 }
 
+// gridDim.x, likewise: read where it is used.
+__device__ __forceinline__ int grid_blocks() {
+#if defined(__CUDA_ARCH__)
+  int blocks;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
+  return blocks;
+#else
+  return static_cast<int>(gridDim.x);
+#endif
+}
+
 // kOwned channels and kHeld positions.
 template <Access kAccess, int kOwned_, int kHeld_>
 struct Thread {

@@ -25,6 +25,14 @@ struct Cursor {
       ++n;
     }
   }
+  __device__ __forceinline__ void move_back(const RowStep& step, int64_t length) {
+    n -= step.n;
+    l -= step.l;
+    if (l < 0) {
+      l += length;
+      --n;
+    }
+  }
   __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
 };
 

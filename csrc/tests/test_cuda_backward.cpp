@@ -148,5 +148,17 @@ int main() {
   // More channels than blocks at once.
   check<float>({4, 70, 28, 3, 70}, Layout::kPositions, Family::kAuto, Mode::kLearned);
   check<float>({2, 140, 36, 3, 140}, Layout::kChannels, Family::kStreaming, Mode::kLearned);
+  // What no kernel holds in registers: wide groups, and many components in double.
+  for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+    for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
+      check<double>({3, 9, 20, 12, 3}, layout, Family::kAuto, mode);
+    }
+    check<float>({1, 2100, 5, 3, 1}, layout, Family::kAuto, Mode::kTraining);
+    check<float>({2, 1030, 3, 3, 1}, layout, Family::kStreaming, Mode::kLearned);
+    check<float>({3, 530, 13, 9, 1}, layout, Family::kStreaming, Mode::kLearned);
+    check<__half>({1, 1030, 4, 5, 1}, layout, Family::kAuto, Mode::kTraining);
+    check<__nv_bfloat16>({2, 2052, 2, 1, 1}, layout, Family::kAuto, Mode::kTraining);
+    check<double>({1, 2, 3000, 16, 2}, layout, Family::kAuto, Mode::kLearned);
+  }
   return mixnorm::tests::report("test_cuda_backward");
 }

@@ -161,15 +161,25 @@ void check_large_mean() {
 }
 
 void check_empty_batch() {
-  const Shape s{0, 4, 9, 3, 2};
-  const Model m = random_model(s, 0.5, 5);
-  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
-    const auto r = run<float>(m, s, Layout::kPositions, family, 0);
+  const auto check = [](auto element, const Shape& s, Family family) {
+    const Model m = random_model(s, 0.5, 5);
+    const auto r = run<decltype(element)>(m, s, Layout::kPositions, family, 0);
     CHECK(r.ran);
-    for (const float mass : r.mass) CHECK(mass == 0);
+    for (const auto mass : r.mass) CHECK(mass == 0);
     CHECK_NEAR(distance(r.mean, m.mu), 0, 1e-7);
-    for (const float var : r.var) CHECK(var == 0);
+    for (const auto var : r.var) CHECK(var == 0);
+  };
+  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
+    check(float{}, {0, 4, 9, 3, 2}, family);
   }
+  check(double{}, {0, 4, 9, 9, 2}, Family::kAuto);
+}
+
+// A problem of the general kernels is refused where others are asked for.
+void check_refusal() {
+  const Shape s{1, 2100, 2, 3, 1};
+  const Model m = random_model(s, 0.5, 9);
+  CHECK(!run<float>(m, s, Layout::kPositions, Family::kResident, 0).ran);
 }
 
 void check_nan_reaches_the_result() {
@@ -257,6 +267,17 @@ int main() {
       check<double>({3, 9, 20, 3, 3}, layout, family, 1);
     }
   }
+  // What no kernel holds in registers: wide groups, and many components in double.
+  for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+    check<float>({1, 2100, 5, 3, 1}, layout, Family::kAuto, 1);
+    check<float>({3, 530, 13, 9, 1}, layout, Family::kStreaming, 0);
+    check<__half>({1, 1030, 4, 5, 1}, layout, Family::kAuto, 0);
+    check<__nv_bfloat16>({2, 2052, 2, 1, 1}, layout, Family::kAuto, 0);
+    check<double>({2, 1040, 3, 2, 2}, layout, Family::kAuto, 0);
+    check<double>({3, 9, 70, 12, 3}, layout, Family::kAuto, 2);
+    check<double>({1, 2, 5000, 16, 2}, layout, Family::kAuto, 0);
+    check<double>({2000, 3, 1, 9, 1}, layout, Family::kAuto, 1);
+  }
   for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
       // One mixture per channel, too: K = 1 to 16, odd channels, one position, many chunks.
@@ -280,5 +301,6 @@ int main() {
   check_large_mean();
   check_empty_batch();
   check_nan_reaches_the_result();
+  check_refusal();
   return mixnorm::tests::report("test_cuda_forward");
 }

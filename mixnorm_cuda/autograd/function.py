@@ -99,7 +99,9 @@ class EvaluateFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         x, mixing_weight, mean, var, weight, bias, given = inputs[:7]
-        ctx.save_for_backward(*inputs[:7])
+        # θ is usually the running statistics: a training step may move them before the backward.
+        theta = (t.clone() for t in (mixing_weight, mean, var))
+        ctx.save_for_backward(x, *theta, weight, bias, given)
         ctx.eps, ctx.mixing_scale, ctx.responsibility_grad, ctx.backend = inputs[7:]
         return BACKENDS[ctx.backend].evaluate(
             x,

@@ -1,14 +1,14 @@
-"""Where the CUDA kernels run: emulated on the CPU, and on a GPU where there is one."""
+"""Where the native kernels run: on the CPU; those for CUDA emulated, and on a GPU if any."""
+
+from typing import Any
 
 import pytest
 
 from tests.support import TARGETS, Target
 
-CUDA_TARGETS = [target for target in TARGETS if target.backend in ("emulated", "cuda")]
 
-
-@pytest.fixture(
-    params=[
+def _params(*backends: str) -> list[Any]:
+    return [
         pytest.param(
             target,
             id=target.id,
@@ -17,10 +17,17 @@ CUDA_TARGETS = [target for target in TARGETS if target.backend in ("emulated", "
                 pytest.mark.skipif(target.unusable() is not None, reason=f"{target.unusable()}"),
             ],
         )
-        for target in CUDA_TARGETS
+        for target in TARGETS
         # One skip for each test, and only where nothing runs it.
-        if target.unusable() is None or target.backend == "emulated"
+        if target.backend in backends and (target.backend != "cuda" or target.unusable() is None)
     ]
-)
+
+
+@pytest.fixture(params=_params("emulated", "cuda"))
 def cuda_target(request: pytest.FixtureRequest) -> Target:
+    return request.param
+
+
+@pytest.fixture(params=_params("cpu", "emulated", "cuda"))
+def native_target(request: pytest.FixtureRequest) -> Target:
     return request.param

@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from mixnorm_cuda import dispatch
 from mixnorm_cuda.functional import mixture_normalize
-from mixnorm_cuda.kernels.native import loader, ops, registration
+from mixnorm_cuda.kernels.native import loader, ops
 from tests.kernels.operators import Problem
-from tests.kernels.test_cpu_registration import INPUTS, OPERATORS
+from tests.kernels.test_cpu_registration import CASES, INPUTS
 from tests.kernels.test_cpu_registration import arguments as cpu_arguments
 from tests.support import Target, problem
 
@@ -25,6 +24,12 @@ def arguments(target: Target, name: str, *rest: Any) -> tuple[Any, ...]:
     def moved(value: Any) -> Any:
         return value.to(target.device) if isinstance(value, torch.Tensor) else value
 
+    if name == "step_backward":
+        step = arguments(target, "step", *rest)
+        x, mixing_weight, affine = step[0], step[1], step[5:7]
+        out = namespace(target).step(*step)
+        sizes = reversed(mixing_weight.shape)
+        return (torch.ones_like(x), x, *out[1:], *affine, *sizes, 1e-5, True, True)
     if name != "backward":
         return tuple(map(moved, cpu_arguments(name, *rest)))
     forward = arguments(target, "forward", *rest)
@@ -33,8 +38,7 @@ def arguments(target: Target, name: str, *rest: Any) -> tuple[Any, ...]:
     return (torch.ones_like(x), x, out[4], *out[1:4], *out[5:8], *affine, 1e-5, True, True, True)
 
 
-@pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in registration.CPU_ALONE])
+@pytest.mark.parametrize(("name", "kind"), CASES)
 @pytest.mark.parametrize(("components", "groups"), [(1, 1), (3, 2)])
 def test_opcheck(cuda_target: Target, name: str, kind: str, components: int, groups: int) -> None:
     torch.library.opcheck(
@@ -106,14 +110,3 @@ def test_the_family_asked_for(cuda_target: Target, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "fastest")
     with pytest.raises(ValueError, match="MIXNORM_CUDA_KERNELS is fastest, expected auto, stream"):
         p.operators()
-
-
-def test_groups_wider_than_the_kernels_take(cuda_target: Target) -> None:
-    widest = ops.cuda_max_group_channels(torch.float32, 3, emulated=case(cuda_target).emulated)
-    assert widest >= 2048
-    x = torch.zeros(2, widest + 1, device=cuda_target.device)
-
-    assert dispatch.why_not(cuda_target.backend, x[:, :-1], 3, 1) is None
-    reason = dispatch.why_not(cuda_target.backend, x, 3, 1)
-    assert reason is not None
-    assert f"a group has {widest + 1} channels, the CUDA kernels take up to {widest}" in reason

@@ -18,7 +18,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const std::optional<Tensor>& bias, double eps, bool mixing_scale, bool responsibility_grad,
     bool mixture_grad) {
   check_problem("backward", x, mixing_weight, mean, var, eps);
-  check_group_width("backward", x, mixing_weight);
   check_gradient("backward", dy, x);
   check_moments("backward", x, mass, batch_mean, batch_var, mixing_weight);
   check_affine("backward", x, mean, weight, bias);

@@ -15,7 +15,6 @@ Tensor evaluate(const Tensor& x, const Tensor& mixing_weight, const Tensor& mean
                 const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
                 bool mixing_scale) {
   check_problem("evaluate", x, mixing_weight, mean, var, eps);
-  check_group_width("evaluate", x, mixing_weight);
   check_affine("evaluate", x, mean, weight, bias);
 
   LaunchScope scope("evaluate", x);
@@ -43,7 +42,6 @@ std::tuple<Tensor, Tensor, Tensor> evaluate_backward(const Tensor& dy, const Ten
                                                      const std::optional<Tensor>& bias, double eps,
                                                      bool mixing_scale, bool responsibility_grad) {
   check_problem("evaluate_backward", x, mixing_weight, mean, var, eps);
-  check_group_width("evaluate_backward", x, mixing_weight);
   check_gradient("evaluate_backward", dy, x);
   check_affine("evaluate_backward", x, mean, weight, bias);
 

@@ -17,7 +17,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forwa
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps,
     int64_t em_iters, bool mixing_scale) {
   check_problem("forward", x, mixing_weight, mean, var, eps);
-  check_group_width("forward", x, mixing_weight);
   check_affine("forward", x, mean, weight, bias);
   MIXNORM_CHECK(em_iters >= 0, "forward: em_iters is ", em_iters, ", expected 0 or more");
 

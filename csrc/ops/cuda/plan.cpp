@@ -30,6 +30,7 @@ device::Scalar scalar_of(const char* op, ScalarType dtype) {
 const char* name_of(cuda::Family family) {
   return family == cuda::Family::kSmall      ? "small"
          : family == cuda::Family::kResident ? "resident"
+         : family == cuda::Family::kGeneral  ? "general"
                                              : "streaming";
 }
 
@@ -82,15 +83,8 @@ std::string cuda_plan(ScalarType dtype, int64_t batch, int64_t channels, int64_t
   return text.str();
 }
 
-int64_t cuda_max_group_channels(ScalarType dtype, int64_t components) {
-  return cuda::max_group_channels(scalar_of("cuda_max_group_channels", dtype), components);
-}
-
 }  // namespace
 
-MIXNORM_CUDA_FUNCTIONS(m) {
-  m.impl("cuda_plan", TORCH_BOX(&cuda_plan));
-  m.impl("cuda_max_group_channels", TORCH_BOX(&cuda_max_group_channels));
-}
+MIXNORM_CUDA_FUNCTIONS(m) { m.impl("cuda_plan", TORCH_BOX(&cuda_plan)); }
 
 }  // namespace mixnorm::ops

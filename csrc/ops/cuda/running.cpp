@@ -36,7 +36,9 @@ Tensor update_running(Tensor running_weight, Tensor running_mean, Tensor running
         count,
         momentum,
         scalar ? scalar->const_data_ptr<T>() : nullptr,
-        finite.mutable_data_ptr<bool>()};
+        finite.mutable_data_ptr<bool>(),
+        nullptr,
+        false};
     scope.check(cuda::launch_update_running(arguments, scope.stream()));
   });
   return finite;

@@ -10,14 +10,6 @@
 
 namespace mixnorm::ops {
 
-inline void check_group_width(const char* op, const Tensor& x, const Tensor& mixing_weight) {
-  const int64_t width = x.size(1) / mixing_weight.size(0);
-  const int64_t most = cuda::max_group_channels(scalar_of(x), mixing_weight.size(1));
-  MIXNORM_CHECK(width <= most, op, ": a group of x has C / G = ", width,
-                " channels, expected at most ", most, " on CUDA for K = ", mixing_weight.size(1),
-                " and x of ", x.scalar_type());
-}
-
 // Whether one stride leads through the positions of a sample.
 inline bool has_one_position_stride(const Tensor& x) {
   int64_t expected = -1;

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda.kernels.native import loader, ops
-from mixnorm_cuda.types import BatchMoments, Forward, Gradients, GradientSums, Mixture
+from mixnorm_cuda.types import (
+    BatchMoments,
+    Forward,
+    Gradients,
+    GradientSums,
+    Mixture,
+    Step,
+    Stepped,
+)
 
 MAX_COMPONENTS = 16
 """What the kernels' registers are laid out for (kMaxComponents in csrc/device/constants.h)."""
@@ -127,7 +135,16 @@ class _NativeBackend:
         eps: float,
         mixing_scale: bool,
     ) -> Tensor:
-        return ops.normalize(x, mixture, moments, weight, bias, eps=eps, mixing_scale=mixing_scale)
+        return ops.normalize(
+            x,
+            mixture,
+            moments,
+            weight,
+            bias,
+            eps=eps,
+            mixing_scale=mixing_scale,
+            emulated=self._emulated,
+        )
 
     def backward_sums(
         self,
@@ -139,7 +156,7 @@ class _NativeBackend:
         *,
         eps: float,
     ) -> GradientSums:
-        return ops.backward_sums(dy, x, mixture, moments, eps=eps)
+        return ops.backward_sums(dy, x, mixture, moments, eps=eps, emulated=self._emulated)
 
     def backward_apply(
         self,
@@ -167,6 +184,45 @@ class _NativeBackend:
             eps=eps,
             mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
+            emulated=self._emulated,
+        )
+
+    def step(
+        self,
+        x: Tensor,
+        running: Mixture,
+        num_batches_tracked: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        options: Step,
+    ) -> Stepped:
+        return ops.step(
+            x, running, num_batches_tracked, weight, bias, options, emulated=self._emulated
+        )
+
+    def step_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        state: Tensor,
+        responsibilities: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        components: int,
+        groups: int,
+        options: Step,
+    ) -> Gradients:
+        return ops.step_backward(
+            dy,
+            x,
+            state,
+            responsibilities,
+            weight,
+            bias,
+            components,
+            groups,
+            options,
+            emulated=self._emulated,
         )
 
     def update_running(
@@ -179,8 +235,6 @@ class NativeCpuBackend(_NativeBackend):
     """Vectorised, multi-threaded C++ kernels on the CPU, any layout and number of dimensions."""
 
     name = "cpu"
-    step = staticmethod(ops.step)
-    step_backward = staticmethod(ops.step_backward)
 
     def missing(self) -> str | None:
         return loader.missing("cpu")
@@ -221,12 +275,6 @@ class NativeCudaBackend(_NativeBackend):
             return "the CUDA kernels compute the responsibilities, here they are given"
         if num_components > MAX_COMPONENTS:
             return f"num_components={num_components}, the CUDA kernels take up to {MAX_COMPONENTS}"
-        widest = _max_group_channels(x.dtype, num_components, self._emulated)
-        if x.shape[1] // groups > widest:
-            return (
-                f"a group has {x.shape[1] // groups} channels, the CUDA kernels take up to {widest}"
-                f" of {x.dtype} with num_components={num_components}"
-            )
         return None
 
     def plans(self, x: Tensor, num_components: int, groups: int) -> dict[str, str]:
@@ -252,16 +300,3 @@ def _find_no_device() -> str | None:
 
 # torch.compile calls this instead of tracing into it.
 _no_device: Callable[[], str | None] = torch.compiler.assume_constant_result(_find_no_device)  # type: ignore[no-untyped-call]
-
-
-@functools.cache
-def _cached_max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
-    return ops.cuda_max_group_channels(dtype, num_components, emulated=emulated)
-
-
-def _max(dtype: torch.dtype, num_components: int, emulated: bool) -> int:
-    return _cached_max(dtype, num_components, emulated)
-
-
-# torch.compile calls this instead of tracing into it.
-_max_group_channels = torch.compiler.assume_constant_result(_max)  # type: ignore[no-untyped-call]

@@ -65,6 +65,7 @@ def normalize(
     *,
     eps: float,
     mixing_scale: bool,
+    emulated: bool = False,
 ) -> Tensor:
     """The output of `forward` under ``moments``, which may be of more than ``x``.
 
@@ -72,9 +73,8 @@ def normalize(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    y = torch.ops.mixnorm.normalize(x, *mixture, *moments, weight, bias, eps, mixing_scale)
-    return cast(Tensor, y)
+    operator = _namespace(x, emulated).normalize
+    return cast(Tensor, operator(x, *mixture, *moments, weight, bias, eps, mixing_scale))
 
 
 def forward(
@@ -150,7 +150,13 @@ def backward(
 
 
 def backward_sums(
-    dy: Tensor, x: Tensor, mixture: Mixture, moments: BatchMoments, *, eps: float
+    dy: Tensor,
+    x: Tensor,
+    mixture: Mixture,
+    moments: BatchMoments,
+    *,
+    eps: float,
+    emulated: bool = False,
 ) -> GradientSums:
     """The first sweep of `backward`: Σ ν dy and Σ ν dy (x − m) of this ``x``, [K, C] each.
 
@@ -158,8 +164,8 @@ def backward_sums(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
-    return GradientSums(*torch.ops.mixnorm.backward_sums(dy, x, *mixture, *moments, eps))
+    operator = _namespace(x, emulated).backward_sums
+    return GradientSums(*operator(dy, x, *mixture, *moments, eps))
 
 
 def backward_apply(
@@ -174,6 +180,7 @@ def backward_apply(
     eps: float,
     mixing_scale: bool,
     responsibility_grad: bool,
+    emulated: bool = False,
 ) -> Gradients:
     """The second sweep of `backward`, from ``sums`` over all that ``moments`` are of.
 
@@ -181,11 +188,9 @@ def backward_apply(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    loader.require("cpu")
+    operator = _namespace(x, emulated).backward_apply
     options = (eps, mixing_scale, responsibility_grad)
-    return Gradients(
-        *torch.ops.mixnorm.backward_apply(dy, x, *mixture, *moments, *sums, weight, bias, *options)
-    )
+    return Gradients(*operator(dy, x, *mixture, *moments, *sums, weight, bias, *options))
 
 
 def evaluate(
@@ -262,6 +267,8 @@ def step(
     weight: Tensor | None,
     bias: Tensor | None,
     options: Step,
+    *,
+    emulated: bool = False,
 ) -> Stepped:
     """`forward` from ``running``, then `update_running` and the counter, in place: a layer's step.
 
@@ -269,10 +276,9 @@ def step(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype, or ``x`` is empty.
     """
-    loader.require("cpu")
     momentum, eps, em_iters, mixing_scale, _ = options
     return Stepped(
-        *torch.ops.mixnorm.step(
+        *_namespace(x, emulated).step(
             x, *running, num_batches_tracked, weight, bias, momentum, eps, em_iters, mixing_scale
         )
     )
@@ -288,6 +294,8 @@ def step_backward(
     components: int,
     groups: int,
     options: Step,
+    *,
+    emulated: bool = False,
 ) -> Gradients:
     """`backward` of a `step`, from what it returned.
 
@@ -295,9 +303,8 @@ def step_backward(
         RuntimeError: the operator library is missing.
         ValueError: an argument has a wrong shape or dtype.
     """
-    loader.require("cpu")
     return Gradients(
-        *torch.ops.mixnorm.step_backward(
+        *_namespace(x, emulated).step_backward(
             dy, x, state, responsibilities, weight, bias, components, groups,
             options.eps, options.mixing_scale, options.responsibility_grad,
         )
@@ -348,15 +355,3 @@ def cuda_plan(
             device,
         ),
     )
-
-
-def cuda_max_group_channels(dtype: torch.dtype, num_components: int, *, emulated: bool) -> int:
-    """The widest group, C / G, that the CUDA kernels take.
-
-    Raises:
-        RuntimeError: the operator library is missing.
-        ValueError: a dtype that no kernel takes.
-    """
-    loader.require("emulated" if emulated else "cuda")
-    operators = torch.ops.mixnorm_emulated if emulated else torch.ops.mixnorm
-    return cast(int, operators.cuda_max_group_channels(dtype, num_components))

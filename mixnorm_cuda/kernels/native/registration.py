@@ -5,9 +5,6 @@ from torch import Tensor
 
 from mixnorm_cuda.kernels import fake
 
-CPU_ALONE = ("normalize", "backward_sums", "backward_apply", "step", "step_backward")
-"""The training passes in parts, and all in one: operators that the CUDA library does not have."""
-
 OPERATORS = tuple(fake.operators(lambda *_: (0,)))
 
 

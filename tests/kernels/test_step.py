@@ -7,13 +7,10 @@ import torch
 from torch import Tensor
 
 from mixnorm_cuda import MixtureNorm2d
-from mixnorm_cuda.kernels.native import loader, ops
+from mixnorm_cuda.kernels.native import ops
 from mixnorm_cuda.types import BatchMoments, Mixture, Step
 from tests.kernels.operators import EPS, Problem
-
-pytestmark = pytest.mark.skipif(
-    loader.missing("cpu") is not None, reason=f"no CPU operators: {loader.missing('cpu')}"
-)
+from tests.support import Target
 
 
 def in_parts(
@@ -22,16 +19,16 @@ def in_parts(
     """The same by the operators one after the other: y, moments and gradients."""
     out = ops.forward(
         p.x, running, p.weight, p.bias, eps=EPS, em_iters=options.em_iters,
-        mixing_scale=options.mixing_scale,
+        mixing_scale=options.mixing_scale, emulated=p.emulated,
     )  # fmt: skip
     grads = ops.backward(
         p.dy, p.x, out.responsibilities, out.moments, out.mixture, p.weight, p.bias, eps=EPS,
         mixing_scale=options.mixing_scale, responsibility_grad=options.responsibility_grad,
-        mixture_grad=False,
+        mixture_grad=False, emulated=p.emulated,
     )  # fmt: skip
     count = p.x.numel() // p.x.shape[1]
     factor = 1 / (tracked + 1).double() if options.momentum is None else options.momentum
-    tracked += ops.update_running(running, out.moments, count, factor)
+    tracked += ops.update_running(running, out.moments, count, factor, emulated=p.emulated)
     return out.y, out.moments, (grads.x, grads.weight, grads.bias)
 
 
@@ -42,6 +39,7 @@ def in_parts(
     [(1, 1, 0.1, 0, True), (3, 1, None, 0, True), (3, 4, 0.3, 1, False), (5, 12, 0.1, 2, True)],
 )
 def test_equals_the_operators_one_after_the_other(
+    native_target: Target,
     components: int,
     groups: int,
     momentum: float | None,
@@ -50,15 +48,22 @@ def test_equals_the_operators_one_after_the_other(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
-    p = Problem((5, 12, 7, 3), components, groups, dtype, channels_last, affine=affine)
+    device, emulated = native_target.device, native_target.backend == "emulated"
+    p = Problem(
+        (5, 12, 7, 3), components, groups, dtype, channels_last,
+        affine=affine, device=device, emulated=emulated,
+    )  # fmt: skip
     options = Step(momentum, EPS, em_iters, mixing_scale=True, responsibility_grad=True)
-    wanted_running, wanted_tracked = Mixture(*(t.clone() for t in p.mixture)), torch.tensor(3)
-    running, tracked = Mixture(*(t.clone() for t in p.mixture)), torch.tensor(3)
+    wanted_running, wanted_tracked = (
+        Mixture(*(t.clone() for t in p.mixture)),
+        torch.tensor(3, device=device),
+    )
+    running, tracked = Mixture(*(t.clone() for t in p.mixture)), wanted_tracked.clone()
     y, _, gradients = in_parts(p, wanted_running, wanted_tracked, options)
-    stepped = ops.step(p.x, running, tracked, p.weight, p.bias, options)
+    stepped = ops.step(p.x, running, tracked, p.weight, p.bias, options, emulated=emulated)
     found = ops.step_backward(
         p.dy, p.x, stepped.state, stepped.responsibilities, p.weight, p.bias, components, groups,
-        options,
+        options, emulated=emulated,
     )  # fmt: skip
     assert torch.equal(stepped.y, y)
     assert stepped.y.stride() == p.x.stride()
@@ -71,11 +76,13 @@ def test_equals_the_operators_one_after_the_other(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_batch_that_is_not_finite_moves_nothing(value: float) -> None:
-    p = Problem((4, 6, 3, 3))
+def test_a_batch_that_is_not_finite_moves_nothing(native_target: Target, value: float) -> None:
+    emulated = native_target.backend == "emulated"
+    p = Problem((4, 6, 3, 3), device=native_target.device, emulated=emulated)
     p.x[1, 2, 0, 0] = value
-    before, tracked = Mixture(*(t.clone() for t in p.mixture)), torch.tensor(3)
-    stepped = ops.step(p.x, p.mixture, tracked, None, None, Step(0.1, EPS, 0, True, True))
+    before, tracked = Mixture(*(t.clone() for t in p.mixture)), torch.tensor(3, device=p.x.device)
+    options = Step(0.1, EPS, 0, mixing_scale=True, responsibility_grad=True)
+    stepped = ops.step(p.x, p.mixture, tracked, None, None, options, emulated=emulated)
     assert not stepped.y.isfinite().all()
     assert int(tracked) == 3
     for kept, wanted in zip(p.mixture, before, strict=True):
@@ -83,13 +90,17 @@ def test_a_batch_that_is_not_finite_moves_nothing(value: float) -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_a_layer_steps_as_with_the_reference(momentum: float | None) -> None:
-    torch.manual_seed(0)
+def test_a_layer_steps_as_with_the_reference(native_target: Target, momentum: float | None) -> None:
     options = {"num_components": 3, "groups": 2, "momentum": momentum, "dtype": torch.float64}
-    layers = [MixtureNorm2d(6, backend=name, **options) for name in ("cpu", "reference")]
+    device = native_target.device
+    layers = [
+        MixtureNorm2d(6, backend=name, device=device, **options)
+        for name in (native_target.backend, "reference")
+    ]
     results: list[list[Tensor]] = [[], []]
     for step in range(4):
-        x = torch.randn(5, 6, 4, 4, dtype=torch.float64) + step
+        torch.manual_seed(step)
+        x = torch.randn(5, 6, 4, 4, dtype=torch.float64, device=device) + step
         dy = torch.randn_like(x)
         for layer, found in zip(layers, results, strict=True):
             torch.manual_seed(step)
@@ -104,12 +115,14 @@ def test_a_layer_steps_as_with_the_reference(momentum: float | None) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_second_derivatives_of_a_step(groups: int) -> None:
+def test_second_derivatives_of_a_step(native_target: Target, groups: int) -> None:
     torch.manual_seed(0)
+    backend, device = native_target
     layer = MixtureNorm2d(
-        4, num_components=2, groups=groups, component_affine=True, dtype=torch.float64
-    )
-    x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
+        4, num_components=2, groups=groups, component_affine=True, backend=backend,
+        dtype=torch.float64, device=device,
+    )  # fmt: skip
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64, device=device)
     layer(x)
     state = {name: buffer.clone() for name, buffer in layer.named_buffers()}
 
@@ -135,10 +148,16 @@ def test_second_derivatives_of_a_step(groups: int) -> None:
     ],
 )
 def test_what_the_operator_refuses_is_said_in_the_layers_words(
-    name: str, value: Tensor, exception: type[Exception], message: str
+    native_target: Target,
+    name: str,
+    value: Tensor,
+    exception: type[Exception],
+    message: str,
 ) -> None:
-    layer, x = MixtureNorm2d(6), torch.randn(4, 6, 3, 3)
+    backend, device = native_target
+    layer, x = MixtureNorm2d(6, backend=backend).to(device), torch.randn(4, 6, 3, 3, device=device)
     layer(x)
+    value = value.to(device)
     if name in ("weight", "bias"):
         value = torch.nn.Parameter(value)
     setattr(layer, name, value)
