@@ -284,8 +284,9 @@ class MixtureNormBase(Freezable, RunningStatistics):
         tracked = self._buffers["num_batches_tracked"]
         if tracked is None:
             return None
+        em_iters = self._em_iters() if self.num_components > 1 else 0
         options = Step(
-            self.momentum, self.eps, self._em_iters(), self.mixing_scale, self.responsibility_grad
+            self.momentum, self.eps, em_iters, self.mixing_scale, self.responsibility_grad
         )
         y = training_step(x, running, tracked, *affine, options, self.backend)
         if y is not None:
