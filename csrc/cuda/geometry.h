@@ -85,7 +85,7 @@ template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
 constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
-                              : kAccess == Access::kChannels ? (K > 2 ? 4 : 8)
+                              : kAccess == Access::kChannels ? 4
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;

@@ -16,9 +16,10 @@ constexpr int kChunkPositions = 16;
 // Tiles of a block per tile that stays: beyond, residency saves too little to pay for the lower
 // occupancy of a block that takes all the shared memory.
 constexpr int kMaxOverflow = 4;
-// Elements of a block that has all positions of its groups, up to which it is faster than several:
-// at 60 to 100 instructions an element they take it the time of the barriers between those.
-constexpr int64_t kSmallElements = 16384;
+// Elements by components of a block that has all positions of its groups, up to which it is faster
+// than several: at 60 to 100 instructions an element of 3 components they take it the time of the
+// barriers between those.
+constexpr int64_t kSmallWork = 3 * 16384;
 // Of global memory, moved at once.
 constexpr int kSectorBytes = 32;
 // Shared memory that the driver takes for itself from every block.
@@ -67,8 +68,7 @@ Held held_of_own(Scalar scalar, int compiled, Access access) {
              ? compiled > 4 ? held_of_own<double, 8>(access) : held_of_own<double, 4>(access)
          : compiled > 8 ? held_of_own<float, 16>(access)
          : compiled > 4 ? held_of_own<float, 8>(access)
-         : compiled > 2 ? held_of_own<float, 4>(access)
-                        : held_of_own<float, 2>(access);
+                        : held_of_own<float, 4>(access);
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
@@ -163,7 +163,7 @@ void cut_channels(Cut& cut, const DeviceLimits& limits) {
   if (g.channel_runs) {
     while (lanes < 32 && lanes < owners) lanes *= 2;
     // Narrower rows, though of whole sectors, where that makes blocks small enough to do alone.
-    const bool small = g.positions * kSectorBytes <= kSmallElements * cut.element_bytes;
+    const bool small = g.positions * g.components * kSectorBytes <= kSmallWork * cut.element_bytes;
     while (small && lanes * element > kSectorBytes &&
            ceil_div(owners, lanes) < limits.multiprocessors) {
       lanes /= 2;
@@ -262,7 +262,7 @@ Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family)
   const int64_t slots =
       std::min(tiles, (limits.shared_memory_per_block - cut.scratch_bytes) / slot);
   if (slots < tiles && (slots <= kStages || family == Family::kAuto)) return p;
-  const bool small = tiles * cut.slot_bytes <= kSmallElements * cut.element_bytes;
+  const bool small = tiles * cut.slot_bytes * g.components <= kSmallWork * cut.element_bytes;
   // As many blocks as there would be anyway need none of the others.
   if (family == Family::kAuto && !small && g.channel_blocks < limits.multiprocessors) return p;
   p.geometry.chunks = 1;
