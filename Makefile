@@ -3,7 +3,7 @@
 # make emulation   what runs the CUDA kernels' own source on the CPU, for the tests
 # make check   lint, format, types, layers, register spills of CUDA and Triton kernels
 # make bench   the benchmark; ARGS="..." for its options
-# make gpu     in the current environment, without installing: tests on CUDA, then the benchmark
+# make gpu     in the current environment, without installing: tests on CUDA, benchmark, tuning
 # make clean   remove what was built, not the environment
 #
 # The environment is made in $(VENV) on first use. Variables:

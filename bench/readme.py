@@ -73,15 +73,23 @@ def compiled_section(path: Path) -> str:
     for row in content["rows"]:
         size = {"float32": 4, "bfloat16": 2}[row["dtype"]]
         # Tensors as large as x that are read or written, and ν: K float32 values a position.
-        passes = {"moments": 1, "normalize": 2, "output_sums": 2, "input_gradient": 3}
+        passes = {
+            "moments": 1,
+            "normalize": 2,
+            "output_sums": 2,
+            "input_gradient": 3,
+            "evaluate": 2,
+        }
         moved = passes[row["kernel"]] * size
-        if "triton" in content:
+        training = row["kernel"] != "evaluate"
+        if "triton" in content and training:
             moved += 4 * components / channels  # ν, which the CUDA kernels compute again
         memory = moved / H200_BYTES_PER_S
         issue = row["instructions"] / H200_LANES_PER_S
         setting = (row["dtype"], row["layout"])
-        bound, batch_norm = totals.get(setting, (0.0, 8 * size / H200_BYTES_PER_S))
-        totals[setting] = (bound + max(memory, issue), batch_norm)
+        if training:
+            bound, batch_norm = totals.get(setting, (0.0, 8 * size / H200_BYTES_PER_S))
+            totals[setting] = (bound + max(memory, issue), batch_norm)
         lines.append(
             (row["kernel"], *setting, str(row["registers"]), number(row["instructions"], 1),
              number(row["arithmetic"], 1), number(row["shuffles"], 1), number(moved, 1),
@@ -108,34 +116,59 @@ def compiled_section(path: Path) -> str:
     ]
     if "moments" in content:
         parts += [
-            "The moments of more components, contiguous: multiply-adds, which from some K on need "
-            "a sweep for ν and one for the sums, or products with `tl.dot` (three of "
-            "tensor-float-32 for one). Which is used is decided by these counts until it is "
-            "measured:",
-            _moments_table(content["moments"], channels),
+            "The moments with multiply-adds, which from some K on need a sweep for ν and one for "
+            "the sums, or with `tl.dot` (three products of tensor-float-32 for one), contiguous, "
+            "28 × 28. Bounds are in ps, the larger of issue and memory. The table takes what has "
+            "the smaller bound until it is measured; `-`: no tile of `tl.dot` holds as many "
+            "channels:",
+            _moments_table(content["moments"], path.with_name("tuning.json")),
         ]
     return "\n\n".join(parts)
 
 
-def _moments_table(rows: list[dict[str, Any]], channels: int) -> str:
-    """Sums over the sweeps that make ν and the moments, per element of x."""
-    sweeps: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+def _moments_table(rows: list[dict[str, Any]], tuning: Path) -> str:
+    """Both kinds of product, over the sweeps that make ν and the moments, per element of x;
+    ``tuning`` is what `tools/tune_triton.py` wrote on a GPU, if it has run."""
+    timed = json.loads(tuning.read_text())["products"] if tuning.exists() else []
+    measured = {
+        (row["dtype"], row["channels"], row["num_components"]): min(
+            ("multiply-adds", "tl.dot"), key=lambda how: row[how]
+        )
+        for row in timed
+    }
+    found: dict[tuple[str, int, int], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
-        sweeps.setdefault((row["dtype"], row["num_components"], row["how"]), []).append(row)
+        key = (row["dtype"], row["channels"], row["num_components"])
+        found.setdefault(key, {}).setdefault(row["how"], []).append(row)
     lines = []
-    for (dtype, components, how), kernels in sweeps.items():
-        moved = len(kernels) * ({"float32": 4, "bfloat16": 2}[dtype] + 4 * components / channels)
-        issue = [row["instructions"] / H200_LANES_PER_S for row in kernels]
-        memory = moved / len(kernels) / H200_BYTES_PER_S
+    for (dtype, channels, components), products in found.items():
+        cells, bounds = [], {}
+        for how in ("multiply-adds", "tl.dot"):
+            kernels = products.get(how)
+            if kernels is None:
+                cells += ["-"] * 3
+                continue
+            size = {"float32": 4, "bfloat16": 2}[dtype] + 4 * components / channels
+            bounds[how] = sum(
+                max(row["instructions"] / H200_LANES_PER_S, size / H200_BYTES_PER_S)
+                for row in kernels
+            )
+            instructions = sum(row["instructions"] for row in kernels)
+            kind = len(kernels) if how == "multiply-adds" else sum(r["matrix"] for r in kernels)
+            cells += [number(instructions, 1), number(kind, 0), number(bounds[how] * 1e12, 2)]
+        taken = min(bounds, key=lambda how: bounds[how])
         lines.append(
-            (dtype, str(components), how, str(len(kernels)),
-             str(max(row["registers"] for row in kernels)),
-             number(sum(row["instructions"] for row in kernels), 1),
-             number(sum(row["matrix"] for row in kernels), 1), number(moved, 1),
-             number(sum(max(one, memory) for one in issue) * 1e12, 2))
-        )  # fmt: skip
-    columns = ("dtype", "K", "products", "sweeps", "registers", "instructions",
-               "of them matrix", "bytes", "bound, ps")  # fmt: skip
+            (
+                dtype,
+                str(channels),
+                str(components),
+                *cells,
+                taken,
+                measured.get((dtype, channels, components), "not measured"),
+            )
+        )
+    columns = ("dtype", "C", "K", "multiply-adds: instructions", "sweeps", "bound",
+               "tl.dot: instructions", "matrix", "bound", "fewer", "measured")  # fmt: skip
     return table(columns, lines, markdown=True)
 
 

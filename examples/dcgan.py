@@ -22,7 +22,7 @@ from tqdm import tqdm
 from examples import arguments, checkpoint, runs
 from examples.data import ImageData, load
 from examples.features import Features, inception_fid, save_images
-from examples.gan import COMPONENTS, GanEvaluation, GanRecipe, GanTraining, Judge
+from examples.gan import COMPONENTS, GanEvaluation, GanRecipe, GanTraining, Judge, check
 from examples.log import write_csv
 from examples.training import Recipe
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.device(args.device)
         data = load(args.data, download_to=args.download_to)
         data = data.reduced(args.per_class).to(device)
+        check(data, recipe)
         arguments.prepare_folder(args.out)
         classifier = _classifier(args, data, stop)
         if classifier is None:

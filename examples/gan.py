@@ -15,7 +15,7 @@ from examples.features import Features, effective_classes, frechet_distance
 from examples.models.dcgan import NOISE, Discriminator, Generator
 from examples.norms import Norm
 from mixnorm_cuda import GaussianMixture
-from mixnorm_cuda.metrics import mixture_distance
+from mixnorm_cuda.metrics import mixture_distance, wasserstein_mixture
 
 COMPONENTS = 5
 _BATCH = 500
@@ -49,16 +49,42 @@ class GanEvaluation:
     classes: float
 
 
+def check(data: ImageData, recipe: GanRecipe) -> None:
+    """Raise now what would otherwise be raised when a classifier has been trained.
+
+    Raises:
+        ValueError: images of another size, too few of them, or a norm that does not fit.
+        ImportError: POT is not installed.
+    """
+    _check_size(data)
+    _check_samples(data, recipe.samples)
+    with torch.device("meta"):
+        Norm.parse(recipe.norm).apply(Generator(data.channels, recipe.width))
+    two_points = torch.tensor([[0.0], [1.0]])
+    wasserstein_mixture(two_points, two_points, 1)
+
+
+def _check_size(data: ImageData) -> None:
+    size = tuple(data.train.images.shape[2:])
+    if size != (32, 32):
+        raise ValueError(f"images are {size[0]}×{size[1]}: DCGAN here expects 32×32")
+
+
+def _check_samples(data: ImageData, samples: int) -> int:
+    count = len(data.train)
+    if 2 * samples > count:
+        raise ValueError(
+            f"samples={samples}: expected at most {count // 2}, half the training images, so "
+            "that real images can be set against other real ones"
+        )
+    return count
+
+
 class Judge:
     """Compares generated images with ``samples`` real ones; ``floor`` is other real ones' score."""
 
     def __init__(self, features: Features, data: ImageData, samples: int) -> None:
-        count = len(data.train)
-        if 2 * samples > count:
-            raise ValueError(
-                f"samples={samples}: expected at most {count // 2}, half the training images, so "
-                "that real images can be set against other real ones"
-            )
+        count = _check_samples(data, samples)
         self.classes = len(data.classes)
         self._features = features
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -94,9 +120,7 @@ class GanTraining:
     """``data``: 32×32 images on the device to train on."""
 
     def __init__(self, data: ImageData, recipe: GanRecipe, judge: Judge) -> None:
-        size = tuple(data.train.images.shape[2:])
-        if size != (32, 32):
-            raise ValueError(f"images are {size[0]}×{size[1]}: DCGAN here expects 32×32")
+        _check_size(data)
         device = data.train.images.device
         torch.manual_seed(recipe.seed)
         self.generator = Generator(data.channels, recipe.width)

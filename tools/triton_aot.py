@@ -23,8 +23,15 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mixnorm_cuda.kernels.triton import config, launch, launch_backward, launch_forward, problem
-from mixnorm_cuda.types import BatchMoments, Mixture
+from mixnorm_cuda.kernels.triton import (
+    config,
+    launch,
+    launch_backward,
+    launch_evaluate,
+    launch_forward,
+    problem,
+)
+from mixnorm_cuda.types import Mixture
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
@@ -64,9 +71,15 @@ class Compiled:
     cubin: bytes = field(repr=False)
     registers: int = 0
     stack: int = 0
+    """Bytes of stack and local memory a thread: a frame, or room for what is spilled."""
+    spills: int = 0
+    """Instructions that move a register to or from local memory."""
 
     def __post_init__(self) -> None:
         self.registers, self.stack = _registers(self.cubin)
+        if self.stack:
+            local = re.compile(r"\b(STL|LDL)\b")
+            self.spills = sum(bool(local.search(line)) for line in _disassembled(self.cubin))
 
     @property
     def tile(self) -> str:
@@ -87,8 +100,11 @@ class LoopCounts(NamedTuple):
     """Loaded from and stored to global memory."""
 
 
-def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
-    """All kernels of the layer's training step, with an EM step if K > 1, and of eval."""
+def compile_layer(
+    layer: Layer, capability: int, only: tuple[str, ...] | None = None
+) -> list[Compiled]:
+    """All kernels of the layer's training step, with an EM step if K > 1, and of eval; or those
+    whose names are in ``only``."""
     x = torch.empty(layer.shape, dtype=getattr(torch, layer.dtype), device="meta")
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -101,14 +117,14 @@ def compile_layer(layer: Layer, capability: int) -> list[Compiled]:
     mixture = Mixture(empty(layer.groups, k), empty(k, c), empty(k, c))
     affine = (empty(c), empty(c))
     common: dict[str, Any] = {"eps": 1e-5, "mixing_scale": True}
-    with _compiling(capability) as found:
+    with _compiling(capability, only) as found:
         out = launch_forward.forward(x, mixture, *affine, em_iters=min(k - 1, 1), **common)
         launch_backward.backward(
             x, x, out.responsibilities, out.moments, out.mixture, *affine,
             responsibility_grad=True, mixture_grad=False, **common,
         )  # fmt: skip
-        launch_forward.normalize(x, mixture, BatchMoments(*mixture), *affine, **common)
-        launch_backward.evaluate_backward(
+        launch_evaluate.evaluate(x, mixture, *affine, **common)
+        launch_evaluate.evaluate_backward(
             x, x, mixture, *affine, responsibility_grad=True, **common
         )
     return found
@@ -126,9 +142,10 @@ def compile_moments(
 
     c = shape[1]
     mixture = Mixture(empty(1, components), empty(components, c), empty(components, c))
-    with config.using({"moments": budget}), _compiling(capability) as found:
+    sweeps = ("responsibilities", "moments", "dot_moments")
+    with config.using({"moments": budget}), _compiling(capability, sweeps) as found:
         launch_forward.forward(x, mixture, None, None, eps=1e-5, em_iters=0, mixing_scale=True)
-    return [k for k in found if k.name in ("responsibilities", "moments", "dot_moments")]
+    return found
 
 
 def loop_counts(kernel: Compiled) -> LoopCounts:
@@ -218,15 +235,23 @@ def _tool(name: str, option: str, cubin: bytes) -> str:
 
 
 @contextmanager
-def _compiling(capability: int) -> Iterator[list[Compiled]]:
+def _compiling(capability: int, only: tuple[str, ...] | None = None) -> Iterator[list[Compiled]]:
     """Inside, launches on meta tensors compile; the list collects what they compiled."""
     found: list[Compiled] = []
 
     def compile_instead(
-        kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int, **sizes: Any
+        kernel: Any,
+        grid: tuple[int, ...],
+        *arguments: Any,
+        num_warps: int,
+        registers: int | None = None,
+        **sizes: Any,
     ) -> None:
-        compiled = _compile(kernel, arguments, sizes, num_warps, capability)
         name = kernel.__name__.strip("_").removesuffix("_kernel")
+        if only is not None and name not in only:
+            return
+        options = {"num_warps": num_warps, "maxnreg": registers, "enable_fp_fusion": True}
+        compiled = _compile(kernel, arguments, sizes, options, capability)
         shared = compiled.metadata.shared
         found.append(Compiled(name, grid, sizes, num_warps, shared, compiled.asm["cubin"]))
 
@@ -240,7 +265,11 @@ def _compiling(capability: int) -> Iterator[list[Compiled]]:
 
 
 def _compile(
-    kernel: Any, arguments: tuple[Any, ...], sizes: dict[str, Any], num_warps: int, capability: int
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    sizes: dict[str, Any],
+    options: dict[str, Any],
+    capability: int,
 ) -> Any:
     """``kernel`` as Triton would specialize it for these arguments, with aligned pointers."""
     values = dict(zip(kernel.arg_names, arguments, strict=False)) | sizes
@@ -262,5 +291,5 @@ def _compile(
     return triton.compile(
         ASTSource(kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": num_warps, "enable_fp_fusion": True},
+        options=options,
     )

@@ -4,6 +4,7 @@
 
 #include "cuda/backward_kernel.cuh"
 #include "cuda/evaluate.h"
+#include "cuda/evaluate_backward_kernel.cuh"
 #include "cuda/general.h"
 #include "cuda/mixture_kernel.cuh"
 #include "cuda/per_channel_backward.cuh"
@@ -14,17 +15,18 @@ namespace {
 
 template <class T>
 struct Kernels {
-  BackwardKernel<T> backward, mixture;  // the latter null where the former has its steps
+  BackwardKernel<T> backward, mixture, evaluate;  // null: the first has their steps, too
 };
 
 template <class S>
 Kernels<accumulation_t<S>> kernels_of(const Cut& c) {
   int components = c.compiled;
   if (c.geometry.per_channel) {
-    return {find_per_channel_backward_kernel<S>(c.access, &components), nullptr};
+    return {find_per_channel_backward_kernel<S>(c.access, &components), nullptr, nullptr};
   }
   return {find_backward_kernel<S>(c.access, &components),
-          find_mixture_kernel<S>(c.access, &components)};
+          find_mixture_kernel<S>(c.access, &components),
+          find_evaluate_backward_kernel<S>(c.access, &components)};
 }
 
 template <class T>
@@ -74,6 +76,14 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   if (sums_given) {
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
+  }
+  if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported &&
+      kernels.evaluate != nullptr) {
+    const Plan one = plan(mixture_cut, reinterpret_cast<const void*>(kernels.evaluate), 2,
+                          launch.limits, Family::kStreaming);
+    if (one.error != cudaSuccess) return one.error;
+    problem.geometry = one.geometry;
+    return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
   const cudaError_t error =
       run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,

@@ -153,7 +153,7 @@ int main() {
     for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
       check<double>({3, 9, 20, 12, 3}, layout, Family::kAuto, mode);
     }
-    check<float>({1, 2100, 5, 3, 1}, layout, Family::kAuto, Mode::kTraining);
+    check<float>({1, 2100, 12, 3, 1}, layout, Family::kAuto, Mode::kTraining);
     check<float>({2, 1030, 3, 3, 1}, layout, Family::kStreaming, Mode::kLearned);
     check<float>({3, 530, 13, 9, 1}, layout, Family::kStreaming, Mode::kLearned);
     check<__half>({1, 1030, 4, 5, 1}, layout, Family::kAuto, Mode::kTraining);

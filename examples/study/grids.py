@@ -50,6 +50,12 @@ def _screening_questions(group_norm: str, some_groups: str) -> tuple[Question, .
             "Which channels share responsibilities?",
             ("mn", some_groups, PER_CHANNEL, f"{AS_BN},groups=C"),
         ),
+        Question(
+            "momentum",
+            "Should the running statistics follow faster?",
+            ("mn", "mn:momentum=0.3", AS_BN_DETACHED, f"{AS_BN_DETACHED},momentum=0.3"),
+            learning_rates=(0.001, 0.005),
+        ),
     )
 
 
@@ -108,7 +114,22 @@ NETWORKS = Study(
 CPU_SCREENING = Study(
     name="cpu-screening",
     text="5-layer CNN at a quarter of its width, CIFAR-10 averaged to 16×16, 400 steps",
-    questions=_screening_questions("gn:groups=C/4", "mn:groups=C/4"),
+    questions=(
+        *_screening_questions("gn:groups=C/4", "mn:groups=C/4"),
+        Question(
+            "em-steps",
+            "How many EM steps?",
+            ("mn", "mn:em_iters=1", "mn:em_iters=2", "mn:estimator=batch"),
+            learning_rates=(0.001, 0.005),
+        ),
+        Question(
+            "sgd",
+            "And with SGD?",
+            ("mn", AS_BN_DETACHED),
+            learning_rates=(0.01, 0.05),
+            optimizer="sgd",
+        ),
+    ),
     recipe=Recipe(steps=400, batch_size=128, evaluations=8),
     width=0.25,
     size=16,

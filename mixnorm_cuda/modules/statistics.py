@@ -27,7 +27,8 @@ def update_statistics(
     An untrained layer is seeded by the first batch. Batches that are empty or whose moments are
     not finite do not count. Momentum and training modes are restored; after an error the layers'
     statistics and parameters are too. Layers that are frozen or have no
-    running statistics are left alone.
+    running statistics are left alone. BN layers see the same training forward passes and move their
+    own running statistics by their momentum: a model with both calls ``update_bn`` first.
 
     Args:
         loader: batches; of a tuple or list the first entry is the input.

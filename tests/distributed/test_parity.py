@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixnorm_cuda import MixtureNorm2d, SyncMixtureNorm, update_statistics
+from mixnorm_cuda import MixtureNorm2d, SyncMixtureNorm, dispatch, update_statistics
 from tests.distributed import jobs
 from tests.distributed.jobs import CHANNELS, Batches
 from tests.support import assert_close, same_bits
@@ -48,9 +48,12 @@ def batches_of(sizes, dtype, shape=(3, 2)):
 
 def check(team, batches, state, options, tolerance, sums_tolerance=None):
     """``sums_tolerance``: of sums over positions, where it is another."""
-    sums_tolerance = sums_tolerance or tolerance
     parts = team.run(jobs.train_part, batches, state, options)
-    whole = jobs.train_whole(batches, state, options)
+    compare(parts, jobs.train_whole(batches, state, options), tolerance, sums_tolerance)
+
+
+def compare(parts, whole, tolerance, sums_tolerance=None):
+    sums_tolerance = sums_tolerance or tolerance
     for i, expected in enumerate(whole):
         steps = [part[i] for part in parts]
         assert_close(torch.cat([s.y for s in steps]), expected.y, tolerance)
@@ -74,6 +77,20 @@ def test_joined_batch(team, options, shards):
     options = options | {"dtype": torch.float64}
     batches = batches_of(SHARDS[team.size][shards], torch.float64)
     check(team, batches, state_of(_without_dtype(options), torch.float64), options, 1e-12)
+
+
+@pytest.mark.skipif(
+    dispatch.BACKENDS["emulated"].missing() is not None,
+    reason=f"{dispatch.BACKENDS['emulated'].missing()}",
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_cuda_kernels(pair, groups):
+    """Their source, emulated, in each process; the joined batch in the reference."""
+    batches = batches_of(SHARDS[2]["empty"], torch.float64)
+    options = {"groups": groups, "dtype": torch.float64}
+    state = state_of({"groups": groups}, torch.float64)
+    parts = pair.run(jobs.train_part, batches, state, options | {"backend": "emulated"})
+    compare(parts, jobs.train_whole(batches, state, options | {"backend": "reference"}), 1e-12)
 
 
 def _without_dtype(options):

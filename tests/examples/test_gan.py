@@ -209,6 +209,25 @@ def test_command_trains_a_classifier(command, tmp_path, capsys):
     assert "judged by cnn5, width 0.0625, 3 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--samples", "49"), "expected at most 48"),
+        (("--norm", "mn:layers=9"), "no normalization layer 9"),
+        (("--norm", "mn"), "pip install POT"),
+    ],
+)
+def test_errors_show_before_a_classifier_is_trained(
+    options, message, command, monkeypatch, tmp_path, capsys
+):
+    if "POT" in message:
+        monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(SystemExit):
+        command(*options)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_recipes_differ_in_the_norm_only(images, judge):
     """The same weights at the start, whatever the norm."""
     recipe = GanRecipe(steps=1, width=0.0625)

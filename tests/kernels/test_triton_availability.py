@@ -69,11 +69,27 @@ def test_the_interpreter_needs_no_gpu(monkeypatch):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert availability.missing() is None
+    if availability.missing() is not None:
+        pytest.skip(availability.missing())
     x = torch.randn(2, 3)
     assert dispatch.why_not("triton", x, 3, 1) is None
     monkeypatch.delenv("TRITON_INTERPRET")
     assert dispatch.BACKENDS["triton"].refuses(x, 3, 1, False) is not None
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "reason"),
+    [("3.6.0", "2.4.1", "needs numpy below 2.4 and finds 2.4.1; install"),
+     ("3.6.0", "2.3.5", None),
+     ("3.7.0", "2.4.1", None)],
+)  # fmt: skip
+def test_the_interpreter_of_triton_3_6_needs_an_older_numpy(
+    gpu, monkeypatch, triton, numpy, reason
+):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(availability, "version", {"triton": triton, "numpy": numpy}.get)
+    missing = availability.missing()
+    assert missing is None if reason is None else reason in missing
 
 
 @pytest.fixture
@@ -83,15 +99,27 @@ def x_on_gpu():
         return torch.empty(4, 6, 3, device="cuda")
 
 
-def test_auto_warns_once_that_a_gpu_runs_slowly(x_on_gpu, gpu, monkeypatch):
-    monkeypatch.setattr(availability.shutil, "which", lambda name: None)
+@pytest.mark.parametrize(
+    ("place", "name", "value", "reason"),
+    [
+        (availability.shutil, "which", lambda name: None, "Triton's launcher needs a C compiler"),
+        (availability, "version", lambda name: "3.5.1", "Triton 3.5.1 is too old"),
+        (torch.cuda, "get_device_capability", lambda index: (7, 5), "Some GPU has compute cap"),
+        (importlib.util, "find_spec", lambda name: None, "Triton is not installed"),
+    ],
+    ids=["compiler", "version", "gpu", "package"],
+)
+def test_auto_warns_once_that_a_gpu_runs_slowly(
+    x_on_gpu, gpu, monkeypatch, place, name, value, reason
+):
+    monkeypatch.setattr(place, name, value)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             assert dispatch.select("auto", x_on_gpu, 3, 1) is dispatch.REFERENCE
     assert len(caught) == 1
     assert issubclass(caught[0].category, RuntimeWarning)
-    assert "runs slowly on this GPU: Triton's launcher needs a C compiler" in str(caught[0].message)
+    assert f"runs slowly on this GPU: {reason}" in str(caught[0].message)
 
 
 def test_auto_takes_triton_on_a_gpu_and_does_not_warn(x_on_gpu, gpu):

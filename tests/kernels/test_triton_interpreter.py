@@ -1,6 +1,5 @@
 """Runs the tests of the Triton kernels in a process whose Triton interprets them on the CPU."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mixnorm_cuda.kernels.triton import availability
+
 FOLDER = Path(__file__).parent / "triton"
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+WHY_NOT = availability._missing(True)
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 # Two processes of about the same length.

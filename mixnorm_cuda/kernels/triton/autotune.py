@@ -27,7 +27,8 @@ SWEEPS = {
     "normalize": ("normalize",),
     "backward_sums": ("output_sums",),
     "backward_apply": ("input_gradient",),
-    "evaluate_backward": ("input_gradient",),
+    "evaluate": ("evaluate",),
+    "evaluate_backward": ("evaluate_gradient",),
 }
 """The kernels whose budgets an operator's time depends on."""
 CANDIDATES = {
@@ -37,6 +38,7 @@ CANDIDATES = {
     "threads": (64, 128, 256),
     "resident_threads": (256, 384, 512, 768, 1024),
     "program_elements": (0, 2**16),
+    "dot_components": (0, 1),
 }
 
 Budgets = dict[str, Budget]

@@ -47,7 +47,7 @@ def _missing(interpreter: bool) -> str | None:
             "that PyTorch 2.10 or later comes with"
         )
     if interpreter:
-        return None
+        return _no_interpreter(_release(installed))
     if not torch.cuda.is_available():
         return (
             "torch finds no CUDA device; use backend='auto', or set TRITON_INTERPRET=1 to run the "
@@ -57,6 +57,14 @@ def _missing(interpreter: bool) -> str | None:
         return "this PyTorch is built for another GPU maker's devices; install a CUDA build"
     old = [_too_old(index) for index in range(torch.cuda.device_count())]
     return old[0] if all(old) else _no_compiler()
+
+
+def _no_interpreter(release: tuple[int, int]) -> str | None:
+    """Triton 3.6 converts arrays of one element to numbers, which numpy 2.4 gave up."""
+    numpy = version("numpy")
+    if release > MIN_VERSION or _release(numpy) < (2, 4):
+        return None
+    return f"the interpreter of Triton 3.6 needs numpy below 2.4 and finds {numpy}; install one"
 
 
 @functools.cache

@@ -9,10 +9,12 @@ architecture, and fails on a register spill. No Triton here.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixnorm_cuda.kernels.triton.geometry import Geometry
 
+MAX_REGISTERS = 255
+"""That a thread can have."""
 NU_ONE, NU_LOADED, NU_JOINT, NU_CHANNEL = "one", "loaded", "joint", "channel"
 
 
@@ -36,6 +38,8 @@ class Budget:
     """Threads of a multiprocessor that a launch counts on: what its registers allow."""
     resident_elements: int = 2**16
     """Elements that these threads hold, at most: a tile of more needs more registers."""
+    registers: int | None = None
+    """Of a thread, at most (`launch.run`). None: what the compiler takes."""
     dot_components: int = 0
     """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
     32 to 64 channels in float32. 0: never."""
@@ -58,9 +62,11 @@ BUDGETS: dict[str, Budget] = {
         dot_components=5,
     ),
     "normalize": Budget(),
-    "output_sums": Budget(elements=16),
+    "output_sums": Budget(elements=16, registers=MAX_REGISTERS),
+    "evaluate": Budget(channel_registers=104, position_registers=16, elements=16),
+    "evaluate_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
     "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
-    "responsibilities": Budget(),
+    "responsibilities": Budget(registers=MAX_REGISTERS),
     "log_odds_gradient": Budget(elements=16),
     "fused_forward": Budget(threads=256, program_elements=2**15),
     "fused_backward": Budget(
@@ -97,6 +103,7 @@ class Tile:
     repeats: int
     vector: int
     num_warps: int
+    registers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,9 @@ def channel_cost(kernel: str, components: int, nu: str, *, sums: int = 0) -> int
         return 1 + computed + 2 * k
     if kernel == "output_sums":
         return 1 + computed + 2 * k
+    if kernel in ("evaluate", "evaluate_gradient"):
+        held = 3 if nu == NU_ONE else 4 * k + 1
+        return held + sums + 2 * k * (kernel == "evaluate_gradient")
     if kernel in ("input_gradient", "fused_backward"):
         return 1 + 4 * k + 2 * (k - 1) + sums
     return 1  # responsibilities, log_odds_gradient: rows are loaded where they are used
@@ -156,6 +166,8 @@ def choose_tile(
     Blocks have at most ``block_c`` channels where these need not meet.
     """
     budget = budget_of(kernel)
+    if nu == NU_ONE:  # few are needed, so no program is lost
+        budget = replace(budget, registers=MAX_REGISTERS)
     registers = 2 if itemsize == 8 else 1
     cost = channel_cost(kernel, components, nu, sums=sums) * registers
     channels = _floor_power_of_two(budget.channel_registers / cost)
@@ -196,7 +208,7 @@ def _contiguous(
     if across * along > budget.max_threads:
         return None
     warps = max(1, across * along // 32)
-    return Tile(block_c, along * vec, vec, 1, vec, warps)
+    return Tile(block_c, along * vec, vec, 1, vec, warps, budget.registers)
 
 
 def _channels_last(
@@ -224,7 +236,7 @@ def _channels_last(
     across = min(threads, block_c // vec)
     along = threads // across
     repeats = max(1, min(held, elements * across // block_c))
-    return Tile(block_c, along * repeats, vec, repeats, 1, threads // 32)
+    return Tile(block_c, along * repeats, vec, repeats, 1, threads // 32, budget.registers)
 
 
 def choose_launch(
@@ -262,7 +274,7 @@ def choose_dot(
         return None
     block_c = next_power_of_two(span)
     vec = _power_of_two_divisor(span, 16 // itemsize) if geometry.channels_last else geometry.vec
-    return Tile(block_c, 2048 // block_c, vec, 1, 1, 4)
+    return Tile(block_c, 2048 // block_c, vec, 1, 1, 4, MAX_REGISTERS)
 
 
 def choose_fused(

@@ -209,7 +209,7 @@ def _fused_backward_kernel(
     tl.debug_barrier()
     _input_gradient_kernel(
         dy_ptr, x_ptr, posterior_ptr, nu_ptr, output_ptr, statistics_ptr, None, dx_ptr,
-        None, log_sums_ptr, log_mass_ptr, runs, row_runs, base, extra,
-        C, SPAN, K, NU, DLOG, True, False, LOG_SUMS,
+        log_sums_ptr, log_mass_ptr, runs, row_runs, base, extra,
+        C, SPAN, K, NU, DLOG, LOG_SUMS,
         BLOCK_C, BLOCK_P, REPEATS, VECTOR, VEC, CHANNELS_LAST, ONE_ROW,
     )  # fmt: skip

@@ -97,12 +97,9 @@ def _output_sums_kernel(
 
 
 @triton.jit
-def responsibility_gradient(dy, x, scale, offset, quadratic, linear, STATISTICS: tl.constexpr):
+def responsibility_gradient(dy, x, scale, offset, quadratic, linear):
     """The terms of dν_k under the sum over channels."""
-    terms = dy * (scale * x + offset)
-    if STATISTICS:
-        terms += x * (quadratic * x + linear)
-    return terms
+    return dy * (scale * x + offset) + x * (quadratic * x + linear)
 
 
 @triton.jit
@@ -114,16 +111,13 @@ def gradient_rows(
     exists,
     C: tl.constexpr,
     K: tl.constexpr,
-    STATISTICS: tl.constexpr,
     ODDS: tl.constexpr,
 ):
     """Coefficients that dx is computed from: α, τ, b, a, and the log-odds' quadratic and linear."""
     scale = rows(output_ptr, c, exists, C, 0, 2, K)
     offset = rows(output_ptr, c, exists, C, 1, 2, K)
-    quadratic, linear = scale, offset
-    if STATISTICS:
-        quadratic = rows(statistics_ptr, c, exists, C, 0, 3, K)
-        linear = rows(statistics_ptr, c, exists, C, 1, 3, K)
+    quadratic = rows(statistics_ptr, c, exists, C, 0, 3, K)
+    linear = rows(statistics_ptr, c, exists, C, 1, 3, K)
     odds_quadratic = rows(posterior_ptr, c, exists, C, 1, 3, K - 1 if ODDS else 0)
     odds_linear = rows(posterior_ptr, c, exists, C, 2, 3, K - 1 if ODDS else 0)
     return scale, offset, quadratic, linear, odds_quadratic, odds_linear
@@ -145,7 +139,6 @@ def _log_odds_gradient_kernel(
     C: tl.constexpr,
     SPAN: tl.constexpr,
     K: tl.constexpr,
-    STATISTICS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     VEC: tl.constexpr,
@@ -175,12 +168,10 @@ def _log_odds_gradient_kernel(
             for k in tl.static_range(K):
                 scale = row(output_ptr, 2 * k, c, exists, C)
                 offset = row(output_ptr, 2 * k + 1, c, exists, C)
-                quadratic, linear, constant = scale, scale, scale * 0.0
-                if STATISTICS:
-                    quadratic = row(statistics_ptr, 3 * k, c, exists, C)
-                    linear = row(statistics_ptr, 3 * k + 1, c, exists, C)
-                    constant = row(statistics_ptr, 3 * k + 2, c, exists, C)
-                terms = responsibility_gradient(dy, x, scale, offset, quadratic, linear, STATISTICS)
+                quadratic = row(statistics_ptr, 3 * k, c, exists, C)
+                linear = row(statistics_ptr, 3 * k + 1, c, exists, C)
+                constant = row(statistics_ptr, 3 * k + 2, c, exists, C)
+                terms = responsibility_gradient(dy, x, scale, offset, quadratic, linear)
                 more = more + (dnu[k] + tl.sum(terms + constant, axis=0, keep_dims=True),)
             dnu = more
         store_weights(dlog_ptr, log_odds_gradient(nu, dnu, K), group, i, valid, positions, K)
@@ -196,7 +187,6 @@ def _input_gradient_kernel(
     statistics_ptr,
     dlog_ptr,
     dx_ptr,
-    sums_ptr,
     log_sums_ptr,
     log_mass_ptr,
     runs,
@@ -208,8 +198,6 @@ def _input_gradient_kernel(
     K: tl.constexpr,
     NU: tl.constexpr,
     DLOG: tl.constexpr,
-    STATISTICS: tl.constexpr,
-    OUTPUT_SUMS: tl.constexpr,
     LOG_SUMS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -221,9 +209,7 @@ def _input_gradient_kernel(
 ):
     """dx of one chunk of one block, tiles in reverse as in `_normalize_kernel`.
 
-    DLOG is "none", "computed" or "loaded" (from [G, K, M]). STATISTICS: m and q depend on x
-    (training). OUTPUT_SUMS adds ν dy and ν dy x' for the affine pairs (eval: nothing has to be
-    known before dx). LOG_SUMS adds dℓ, dℓ x', dℓ x'² for θ.
+    DLOG is "none", "computed" or "loaded" (from [G, K, M]). LOG_SUMS adds dℓ, dℓ x', dℓ x'² for θ.
     """
     chunk = tl.program_id(1)
     T: tl.constexpr = posterior_ptr.dtype.element_ty
@@ -236,10 +222,10 @@ def _input_gradient_kernel(
     in_row = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)
     shift = row(posterior_ptr, 0, c, exists, C)
     scale, offset, quadratic, linear, odds_quadratic, odds_linear = gradient_rows(
-        posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, STATISTICS, ODDS
+        posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, ODDS
     )
     constant = zeros(1, 1, T, K)
-    if STATISTICS and DLOG == "computed":
+    if DLOG == "computed":
         constant = rows(statistics_ptr, c, exists, C, 2, 3, K)
         if JOINT:
             totals = ()
@@ -249,8 +235,6 @@ def _input_gradient_kernel(
     if COMPUTED:
         constants = odds_constants(posterior_ptr, c, exists, C, K, JOINT)
     positions = position_count(runs, VEC, CHANNELS_LAST)
-    h1 = zeros(BLOCK_C, THREADS, T, K if OUTPUT_SUMS else 0)
-    h2 = zeros(BLOCK_C, THREADS, T, K if OUTPUT_SUMS else 0)
     l0 = zeros(WEIGHT_ROWS, THREADS, T, K if LOG_SUMS else 0)
     l1 = zeros(BLOCK_C, THREADS, T, K if LOG_SUMS else 0)
     l2 = zeros(BLOCK_C, THREADS, T, K if LOG_SUMS else 0)
@@ -273,17 +257,14 @@ def _input_gradient_kernel(
         dx = nu[0] * (scale[0] * dy)
         for k in tl.static_range(1, K):
             dx += nu[k] * (scale[k] * dy)
-        if STATISTICS:
-            for k in tl.static_range(K):
-                dx += nu[k] * (linear[k] + 2.0 * quadratic[k] * x)
+        for k in tl.static_range(K):
+            dx += nu[k] * (linear[k] + 2.0 * quadratic[k] * x)
         if DLOG == "loaded":
             dlog = load_weights(dlog_ptr, group, i, valid, positions, K)
         elif DLOG == "computed":
             dnu = ()
             for k in tl.static_range(K):
-                terms = responsibility_gradient(
-                    dy, x, scale[k], offset[k], quadratic[k], linear[k], STATISTICS
-                )
+                terms = responsibility_gradient(dy, x, scale[k], offset[k], quadratic[k], linear[k])
                 if JOINT:
                     terms = tl.sum(terms, axis=0, keep_dims=True)
                 dnu = dnu + (terms + constant[k],)
@@ -294,13 +275,6 @@ def _input_gradient_kernel(
                 dx += dlog[k + 1] * (odds_linear[k] + 2.0 * odds_quadratic[k] * x)
         tl.store(dx_ptr + where, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
-        if OUTPUT_SUMS:
-            h1_next, h2_next = (), ()
-            for k in tl.static_range(K):
-                wdy = nu[k] * dy
-                h1_next = h1_next + (h1[k] + thread_sum(wdy, REPEATS, VECTOR),)
-                h2_next = h2_next + (h2[k] + thread_sum(wdy * x, REPEATS, VECTOR),)
-            h1, h2 = h1_next, h2_next
         if LOG_SUMS:
             l0_next, l1_next, l2_next = (), (), ()
             for k in tl.static_range(K):
@@ -311,15 +285,11 @@ def _input_gradient_kernel(
                 l2_next = l2_next + (l2[k] + thread_sum(wx * x, REPEATS, VECTOR),)
             l0, l1, l2 = l0_next, l1_next, l2_next
 
-    at = tl.full([], 2 * K * C, tl.int64) * chunk + c
-    if OUTPUT_SUMS:
-        for k in tl.static_range(K):
-            tl.store(sums_ptr + at + 2 * k * C, tl.sum(h1[k], axis=1), mask=exists)
-            tl.store(sums_ptr + at + (2 * k + 1) * C, tl.sum(h2[k], axis=1), mask=exists)
     if LOG_SUMS:
+        at = log_sums_ptr + tl.full([], 2 * K * C, tl.int64) * chunk + c
         for k in tl.static_range(K):
-            tl.store(log_sums_ptr + at + 2 * k * C, tl.sum(l1[k], axis=1), mask=exists)
-            tl.store(log_sums_ptr + at + (2 * k + 1) * C, tl.sum(l2[k], axis=1), mask=exists)
+            tl.store(at + 2 * k * C, tl.sum(l1[k], axis=1), mask=exists)
+            tl.store(at + (2 * k + 1) * C, tl.sum(l2[k], axis=1), mask=exists)
             if NU == "channel":
                 at_mass = log_mass_ptr + (chunk * C + c) * K + k
                 tl.store(at_mass, tl.sum(l0[k], axis=1), mask=exists)

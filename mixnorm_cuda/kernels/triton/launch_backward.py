@@ -1,4 +1,4 @@
-"""Gradients of the training forward, whole or in two parts, and of the output under constants."""
+"""Gradients of the training forward, whole or in two parts."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from mixnorm_cuda.kernels.triton.launch_gradients import (
 from mixnorm_cuda.kernels.triton.launch_tables import (
     affine_arguments,
     coefficients,
-    output_coefficients,
     posterior_table,
 )
 from mixnorm_cuda.kernels.triton.problem import Problem
@@ -45,7 +44,7 @@ def backward(
 ) -> Gradients:
     if x.numel() == 0:
         dmixture = Mixture(*(torch.zeros_like(t) for t in mixture)) if mixture_grad else None
-        return _no_gradients(x, mixture, weight, bias)._replace(mixture=dmixture)
+        return no_gradients(x, mixture, weight, bias)._replace(mixture=dmixture)
     x = dense(x)
     dy = like(dy, x)
     problem = Problem.of(x, mixture, eps)
@@ -66,11 +65,11 @@ def backward(
         table = coefficients(problem, x, mixture, moments)
         sums, kept = output_sums(problem, dy, x, table, kept)
         output, statistics = _gradient_tables(problem)
-        dweight, dbias = _merge(
+        dweight, dbias = merge_output_sums(
             problem, sums, moments, mixture, weight, bias, table, output, statistics, scale_sums,
             mixing_scale,
         )  # fmt: skip
-        dx, _, log_mass, dlog_sums = input_gradient(
+        dx, log_mass, dlog_sums = input_gradient(
             problem, dy, x, table, kept, output, statistics, through=through, log_sums=log_sums
         )
     dmixture = None
@@ -104,7 +103,7 @@ def backward_sums(
         K=problem.components,
         BLOCK_C=MERGE_BLOCK_C,
         BLOCK_J=MERGE_BLOCK_J,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return found
 
@@ -128,7 +127,7 @@ def backward_apply(
     table = coefficients(problem, x, mixture, moments)
     output, statistics = _gradient_tables(problem)
     chunk = torch.stack(sums, dim=1).view(1, 2 * problem.components, problem.channels)
-    dweight, dbias = _merge(
+    dweight, dbias = merge_output_sums(
         problem, chunk, moments, mixture, weight, bias, table, output, statistics, None,
         mixing_scale, centred=True,
     )  # fmt: skip
@@ -141,42 +140,13 @@ def backward_apply(
     return Gradients(dx, dweight, dbias)
 
 
-def evaluate_backward(
-    dy: Tensor,
-    x: Tensor,
-    mixture: Mixture,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *,
-    eps: float,
-    mixing_scale: bool,
-    responsibility_grad: bool,
-) -> Gradients:
-    if x.numel() == 0:
-        return _no_gradients(x, mixture, weight, bias)
-    x = dense(x)
-    dy = like(dy, x)
-    problem = Problem.of(x, mixture, eps)
-    own = BatchMoments(*mixture)
-    table, output = output_coefficients(problem, x, mixture, own, weight, bias, mixing_scale)
-    dx, sums, _, _ = input_gradient(
-        problem, dy, x, table, None, output, None,
-        through=responsibility_grad and problem.components > 1,
-    )  # fmt: skip
-    assert sums is not None
-    dweight, dbias = _merge(
-        problem, sums, own, mixture, weight, bias, table, None, None, None, mixing_scale
-    )
-    return Gradients(dx, dweight, dbias)
-
-
 def _gradient_tables(problem: Problem) -> tuple[Tensor, Tensor]:
     """Memory for the rows (α, τ) and (b, a, h) of every component."""
     k, channels = problem.components, problem.channels
     return problem.empty(2 * k, channels), problem.empty(3 * k, channels)
 
 
-def _merge(
+def merge_output_sums(
     problem: Problem,
     sums: Tensor,
     moments: BatchMoments,
@@ -220,7 +190,7 @@ def _merge(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=MERGE_BLOCK_C,
         BLOCK_J=MERGE_BLOCK_J,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return dweight, dbias
 
@@ -254,7 +224,7 @@ def _mixture_gradient(
             EPS=problem.eps,
             BLOCK_C=MERGE_BLOCK_C,
             BLOCK_J=MERGE_BLOCK_J,
-            num_warps=4,
+            **launch.BESIDE,
         )
     else:
         gradient = gradient._replace(
@@ -273,7 +243,7 @@ def _mixture_gradient(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=256,
         BLOCK_J=64,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return gradient
 
@@ -283,7 +253,7 @@ def affine_gradient(parameter: Tensor | None, mixture: Mixture) -> Tensor:
     return mixture.mean.new_empty(mixture.mean.shape if parameter is None else parameter.shape)
 
 
-def _no_gradients(
+def no_gradients(
     x: Tensor, mixture: Mixture, weight: Tensor | None, bias: Tensor | None
 ) -> Gradients:
     return Gradients(

@@ -191,7 +191,7 @@ def _merge(
         MIXING_SCALE=mixing_scale,
         BLOCK_C=MERGE_BLOCK_C,
         BLOCK_J=MERGE_BLOCK_J,
-        num_warps=4,
+        **launch.BESIDE,
     )
 
 

@@ -50,14 +50,14 @@ def input_gradient(
     table: Tensor,
     nu: Tensor | None,
     output: Tensor,
-    statistics: Tensor | None,
+    statistics: Tensor,
     *,
     through: bool,
     log_sums: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """dx, and partial sums for the affine pairs (in eval) and for θ (on demand)."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """dx, and on demand partial sums for θ."""
     k, channels = problem.components, problem.channels
-    accumulated = 2 * k * ((statistics is None) + log_sums)
+    accumulated = 2 * k * log_sums
     how, dlog, log_odds = problem.nu, COMPUTED if through else NO_GRADIENT, None
     if how == NU_LOADED and (through or nu is None):
         grid = problem.launch("input_gradient", NU_JOINT, sums=accumulated)
@@ -72,9 +72,6 @@ def input_gradient(
         grid = None
     grid = grid or problem.blocked("input_gradient", how, sums=accumulated)
     dx = torch.empty_like(x)
-    sums = None
-    if statistics is None:
-        sums = problem.empty(grid.chunks, 2 * k, channels)
     dlog_mass = dlog_sums = None
     if log_sums:
         dlog_mass = problem.empty(grid.chunks, problem.groups, k)
@@ -91,7 +88,6 @@ def input_gradient(
         statistics,
         log_odds,
         dx,
-        sums,
         dlog_sums,
         dlog_mass,
         span=problem.span(how),
@@ -99,11 +95,9 @@ def input_gradient(
         K=k,
         NU=how,
         DLOG=dlog,
-        STATISTICS=statistics is not None,
-        OUTPUT_SUMS=statistics is None,
         LOG_SUMS=log_sums,
     )
-    return dx, sums, dlog_mass, dlog_sums
+    return dx, dlog_mass, dlog_sums
 
 
 def _log_odds_gradient(
@@ -113,7 +107,7 @@ def _log_odds_gradient(
     table: Tensor,
     nu: Tensor,
     output: Tensor,
-    statistics: Tensor | None,
+    statistics: Tensor,
 ) -> Tensor:
     """dℓ [G, K, M] of groups that fit no tile."""
     found = problem.empty_nu()
@@ -130,6 +124,5 @@ def _log_odds_gradient(
         found,
         span=problem.group_channels,
         K=problem.components,
-        STATISTICS=statistics is not None,
     )
     return found

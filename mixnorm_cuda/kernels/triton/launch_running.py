@@ -27,6 +27,6 @@ def update_running(
         D=channels // groups,
         K=components,
         BLOCK=1024,
-        num_warps=4,
+        **launch.BESIDE,
     )
     return finite

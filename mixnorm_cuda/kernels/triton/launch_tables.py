@@ -81,5 +81,5 @@ def _store(
         SAMPLES=SAMPLES,
         BLOCK_C=BLOCK_C,
         CHANNELS_LAST=problem.geometry.channels_last,
-        num_warps=4,
+        **launch.BESIDE,
     )

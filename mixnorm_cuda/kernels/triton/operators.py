@@ -50,6 +50,7 @@ _SCHEMAS = {
         f"(Tensor dy, Tensor x, {_THETA}, {_MOMENTS}, Tensor h1, Tensor h2, {_AFFINE}, float eps, "
         "bool mixing_scale, bool responsibility_grad) -> (Tensor, Tensor, Tensor)"
     ),
+    "evaluate": f"(Tensor x, {_THETA}, {_AFFINE}, float eps, bool mixing_scale) -> Tensor",
     "evaluate_backward": (
         f"(Tensor dy, Tensor x, {_THETA}, {_AFFINE}, float eps, bool mixing_scale, "
         "bool responsibility_grad) -> (Tensor, Tensor, Tensor)"
@@ -234,6 +235,28 @@ def _backward_apply(
     return (grads.x, grads.weight, grads.bias)
 
 
+def _evaluate(
+    x: Tensor,
+    mixing_weight: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mixing_scale: bool,
+) -> Tensor:
+    mixture = checked("evaluate", x, Mixture(mixing_weight, mean, var), eps, weight, bias)
+    y = _run(
+        "evaluate",
+        x,
+        mixture,
+        lambda: _launch("evaluate").evaluate(
+            x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale
+        ),
+    )
+    return cast(Tensor, y)
+
+
 def _evaluate_backward(
     dy: Tensor,
     x: Tensor,
@@ -252,7 +275,7 @@ def _evaluate_backward(
         "evaluate_backward",
         x,
         mixture,
-        lambda: _launch("backward").evaluate_backward(
+        lambda: _launch("evaluate").evaluate_backward(
             dy, x, mixture, weight, bias, eps=eps, mixing_scale=mixing_scale,
             responsibility_grad=responsibility_grad,
         ),
@@ -290,6 +313,7 @@ _BODIES: dict[str, Callable[..., Any]] = {
     "normalize": _normalize,
     "backward_sums": _backward_sums,
     "backward_apply": _backward_apply,
+    "evaluate": _evaluate,
     "evaluate_backward": _evaluate_backward,
     "update_running": _update_running,
 }

@@ -140,8 +140,8 @@ def evaluate(
     Raises:
         ValueError: an argument has a wrong shape or dtype, or ``eps`` is not positive.
     """
-    own = BatchMoments(*mixture)
-    return normalize(x, mixture, own, weight, bias, eps=eps, mixing_scale=mixing_scale)
+    y = torch.ops.mixnorm.triton_evaluate(x, *mixture, weight, bias, eps, mixing_scale)
+    return cast(Tensor, y)
 
 
 def evaluate_backward(

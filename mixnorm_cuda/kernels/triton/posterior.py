@@ -24,15 +24,15 @@ quadratic, linear and constant of each component but the first."""
 
 
 @triton.jit
-def softmax(odds, K: tl.constexpr):
-    """ν of K components from K − 1 log-odds against the first."""
-    top = tl.maximum(odds[0], 0.0)
-    for k in tl.static_range(1, K - 1):
-        top = tl.maximum(top, odds[k])
-    weights = (tl.exp(0.0 - top),)
+def softmax(logits, K: tl.constexpr):
+    """ν of K components from their logits."""
+    top = logits[0]
+    for k in tl.static_range(1, K):
+        top = tl.maximum(top, logits[k])
+    weights = (tl.exp(logits[0] - top),)
     total = weights[0]
-    for k in tl.static_range(K - 1):
-        weight = tl.exp(odds[k] - top)
+    for k in tl.static_range(1, K):
+        weight = tl.exp(logits[k] - top)
         total += weight
         weights = weights + (weight,)
     # One division a position: it costs as much as the other operations of the softmax together.
@@ -58,7 +58,7 @@ def odds_constants(ptr, c, valid, C: tl.constexpr, K: tl.constexpr, JOINT: tl.co
 @triton.jit
 def posterior(x, quadratic, linear, constants, K: tl.constexpr, JOINT: tl.constexpr):
     """ν of the centred tile ``x``: K times [1, P] for one joint mixture, [C, P] per channel."""
-    odds = ()
+    odds = (tl.zeros([1 if JOINT else x.shape[0], x.shape[1]], x.dtype),)
     for k in tl.static_range(K - 1):
         odd = x * (quadratic[k] * x + linear[k])
         if JOINT:
@@ -123,17 +123,17 @@ def _responsibilities_kernel(
         i, offsets, valid = tile_positions(
             tile, runs, row_runs, C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW
         )
-        odds = zeros(1, BLOCK_P, T, K - 1)
+        odds = zeros(1, BLOCK_P, T, K)
         for block in range(BLOCKS):
             group, c, exists = channel_block(group * BLOCKS + block, SPAN, BLOCK_C)
             where = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)[:, None] + offsets[None, :]
             x = tl.load(x_ptr + where, mask=exists[:, None] & valid[None, :], other=0.0).to(T)
             x -= row(posterior_ptr, 0, c, exists, C)
-            more = ()
-            for k in tl.static_range(K - 1):
-                quadratic = row(posterior_ptr, 3 * k + 1, c, exists, C)
-                linear = row(posterior_ptr, 3 * k + 2, c, exists, C)
-                constant = row(posterior_ptr, 3 * k + 3, c, exists, C)
+            more = (odds[0],)
+            for k in tl.static_range(1, K):
+                quadratic = row(posterior_ptr, 3 * k - 2, c, exists, C)
+                linear = row(posterior_ptr, 3 * k - 1, c, exists, C)
+                constant = row(posterior_ptr, 3 * k, c, exists, C)
                 terms = x * (quadratic * x + linear) + constant
                 more = more + (odds[k] + tl.sum(terms, axis=0, keep_dims=True),)
             odds = more

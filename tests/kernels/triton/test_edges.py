@@ -83,6 +83,40 @@ def test_large_means_with_three_components(groups, device):
         assert relative_error(found[name], exact[name]) <= 1e-3, name
 
 
+@pytest.mark.parametrize("far", [0, 2])
+@pytest.mark.parametrize(("groups", "distance"), [(1, 1000.0), (8, 30.0), (8, 1000.0)])
+def test_in_eval_a_heavy_component_far_from_the_data_costs_no_digits(groups, distance, far, device):
+    """Two components share the data, one that has nine tenths of the weight is elsewhere."""
+    case = Case((4, 8, 5, 5), 3, groups, device=device)
+    case.mixture.mean[far] += distance * case.mixture.var[far].sqrt()
+    case.mixture.mixing_weight.fill_(0.05)[:, far] = 0.9
+    x, mixture, weight, bias = case.exact()
+    options = {"eps": EPS, "mixing_scale": True}
+    found = ops.evaluate(case.x, case.mixture, *case.affine, **options)
+    wanted = REFERENCE.evaluate(x, mixture, weight, bias, **options)
+    assert relative_error(found, wanted) <= 1e-6
+    options["responsibility_grad"] = True
+    grads = ops.evaluate_backward(case.dy, case.x, case.mixture, *case.affine, **options)
+    exact = REFERENCE.evaluate_backward(case.dy.double(), x, mixture, weight, bias, **options)
+    for name in ("x", "weight", "bias"):
+        assert relative_error(getattr(grads, name), getattr(exact, name)) <= 1e-5, name
+
+
+def test_in_eval_components_that_coincide_far_from_a_position(device):
+    """What two components have in common is not computed twice: 40 standard deviations away their
+    logits are 800 a channel, and ν depends on a difference of one part in ten thousand."""
+    case = Case((4, 8, 5, 5), 3, device=device)
+    case.mixture.mean.copy_(case.mixture.mean[:1].expand(3, -1))
+    case.mixture.var.copy_(case.mixture.var[:1].expand(3, -1))
+    case.mixture.mean[1] += 1e-3
+    case.mixture.var[2] *= 1.0001
+    case.x += 40 * case.mixture.var[0].sqrt().view(1, -1, 1, 1)
+    x, mixture, weight, bias = case.exact()
+    options = {"eps": EPS, "mixing_scale": True}
+    found = ops.evaluate(case.x, case.mixture, *case.affine, **options)
+    assert relative_error(found, REFERENCE.evaluate(x, mixture, weight, bias, **options)) <= 1e-6
+
+
 @pytest.mark.parametrize(
     ("components", "groups", "value"),
     [(1, 1, float("nan")), (3, 1, float("inf")), (3, 1, float("nan")), (3, 6, float("inf"))],

@@ -32,9 +32,9 @@ def test_shapes(shape, channels_last, device):
     Case(shape, channels_last=channels_last, device=device).check()
 
 
-@pytest.mark.parametrize(("components", "channels_last"), [(1, LAST), (2, ROWS), (8, LAST)])
+@pytest.mark.parametrize(("components", "channels_last"), [(1, LAST), (2, ROWS), (16, LAST)])
 def test_components(components, channels_last, device):
-    Case((3, 6, 5, 5), components, channels_last=channels_last, device=device).check()
+    Case((3, 6, 4, 4), components, channels_last=channels_last, device=device).check()
 
 
 @pytest.mark.parametrize(

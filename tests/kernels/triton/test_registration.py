@@ -34,6 +34,8 @@ def arguments(name: str, x: Tensor, components: int = 3, groups: int = 1) -> tup
         return (dy, x, *mixture, *mixture, 1e-5)
     if name == "backward_apply":
         return (dy, x, *mixture, *mixture, *mixture[1:], *affine, 1e-5, True, True)
+    if name == "evaluate":
+        return (x, *mixture, *affine, 1e-5, True)
     if name == "evaluate_backward":
         return (dy, x, *mixture, *affine, 1e-5, True, True)
     out = torch.ops.mixnorm.triton_forward(*arguments("forward", x, components, groups))
@@ -47,6 +49,7 @@ OPERATORS = (
     "normalize",
     "backward_sums",
     "backward_apply",
+    "evaluate",
     "evaluate_backward",
     "update_running",
 )
@@ -64,8 +67,9 @@ INPUTS = {
     [
         *((name, "contiguous") for name in OPERATORS),
         *((name, kind) for name in ("forward", "backward") for kind in tuple(INPUTS)[1:]),
-        *((name, "empty") for name in ("moments", "normalize", "backward_sums", "backward_apply")),
+        *((name, "empty") for name in ("moments", "normalize", "evaluate", "backward_sums")),
         ("normalize", "channels last"),
+        ("evaluate", "channels last"),
         ("evaluate_backward", "channels last"),
     ],
 )
@@ -149,6 +153,7 @@ def test_given_responsibilities_and_many_components_are_refused(device):
         ("normalize", 4, torch.rand(2, 3), "mass has shape"),
         ("backward_sums", 6, torch.rand(3, 7), "batch_mean has shape"),
         ("backward_apply", 9, torch.rand(3, 7), "h2 has shape"),
+        ("evaluate", 5, torch.rand(3, 7), "bias has shape"),
         ("evaluate_backward", 7, -1.0, "eps is -1"),
         ("update_running", 6, 0, "count is 0"),
     ],
