@@ -239,6 +239,7 @@ def rendered(readme: str, results: list[tuple[Path, Result]]) -> str:
         "status": status_table(results),
         "compiled": compiled_section(COMPILED / "triton.json"),
         "compiled cuda": compiled_section(COMPILED / "cuda.json"),
+        "compiled cuda per channel": compiled_section(COMPILED / "cuda_per_channel.json"),
     }
     for device_type, name in DEVICES.items():
         found = latest(results, device_type, ("full", "quick"))

@@ -8,6 +8,7 @@ STABLE_TORCH_LIBRARY(mixnorm_emulated, m) {
   m.def("schedule(int seed) -> int");
   m.def("omit_synchronization(str place) -> ()");
   m.def("synchronization_places() -> str");
+  m.def("enqueued() -> int");
   m.def("emulate(int multiprocessors, int shared_memory_per_block, bool cooperative_launch) -> ()");
 #else
 STABLE_TORCH_LIBRARY(mixnorm, m) {

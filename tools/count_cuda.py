@@ -1,4 +1,7 @@
-"""Counts the machine code of the CUDA kernels' sweeps: python tools/count_cuda.py OUT.json.
+"""Counts the machine code of the CUDA kernels' sweeps.
+
+    python tools/count_cuda.py bench/compiled/cuda.json
+    python tools/count_cuda.py --per-channel bench/compiled/cuda_per_channel.json
 
 Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 in both layouts at
 K = 3, and its loop over tiles is counted, with the loops inside as often as a thread runs them.
@@ -18,6 +21,8 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
+PER_CHANNEL_ELEMENTS = 8
+"""Where every channel has a mixture: 8 positions of one channel, or 4 of two."""
 POSITIONS = 64
 """Of a tile: the responsibilities of each are one thread's work."""
 TYPES = {"float32": "float", "bfloat16": "__nv_bfloat16"}
@@ -33,17 +38,31 @@ SWEEPS = {
         "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, 1)"
     ),
 }
+PER_CHANNEL_SWEEPS = {
+    "moments": (
+        "sum_own_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch.exchange, shared, 0)"
+    ),
+    "normalize": "normalize_own<S, 3, A>(g, p.x, p.y, p.table, shared, 1)",
+    "output_sums": (
+        "sum_own_output_gradients<S, 3, A>"
+        "(g, p.tensors, p.table, p.partials, scratch.exchange, shared, 0)"
+    ),
+    "input_gradient": (
+        "differentiate_own<S, 3, A>(g, p.tensors, p.table, p.arguments.responsibility_grad, false,"
+        " p.partials, scratch.exchange, shared, 1)"
+    ),
+}
 SOURCE = """
-#include "cuda/backward_kernel.cuh"
-#include "cuda/forward_kernel.cuh"
+#include "cuda/per_channel_backward.cuh"
+#include "cuda/per_channel_forward.cuh"
 using namespace mixnorm::cuda;
 using S = {type};
 constexpr Access A = Access::{access};
-__global__ void __launch_bounds__(kMaxThreads<float, 3>, 1)
+__global__ void __launch_bounds__({bounds})
     sweep(const __grid_constant__ {problem}<float> p) {{
   MIXNORM_DYNAMIC_SHARED(shared);
   const Geometry& g = p.geometry;
-  const Scratch<float, 3> scratch(shared, g, {tensors} * TileAccess<S, 3, A>::slot_bytes());
+  const Scratch<float, 3> scratch(shared, g, {tensors} * {tiles}<S, 3, A>::slot_bytes());
   {call};
 }}
 """
@@ -51,11 +70,13 @@ __global__ void __launch_bounds__(kMaxThreads<float, 3>, 1)
 
 def main(argv: list[str]) -> int:
     home = toolchain.find_cuda_home()
+    per_channel = "--per-channel" in argv
+    argv = [argument for argument in argv if argument != "--per-channel"]
     if home is None or len(argv) != 1:
         print("count_cuda: expected the path to write, and nvcc", file=sys.stderr)
         return 2
     rows = [
-        _count(home, sweep, dtype, layout)
+        _count(home, sweep, dtype, layout, per_channel)
         for dtype in TYPES
         for layout in LAYOUTS
         for sweep in SWEEPS
@@ -65,21 +86,24 @@ def main(argv: list[str]) -> int:
         "target": "sm_90",
         "shape": SHAPE,
         "num_components": COMPONENTS,
-        "groups": 1,
+        "groups": SHAPE[1] if per_channel else 1,
         "rows": rows,
     }
     Path(argv[0]).write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 
-def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]:
+def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -> dict[str, object]:
+    elements = PER_CHANNEL_ELEMENTS if per_channel else ELEMENTS
     backward = sweep in ("output_sums", "input_gradient")
     source = SOURCE.format(
         type=TYPES[dtype],
         access=LAYOUTS[layout],
         problem="BackwardProblem" if backward else "ForwardProblem",
         tensors=2 if backward else 1,
-        call=SWEEPS[sweep],
+        call=(PER_CHANNEL_SWEEPS if per_channel else SWEEPS)[sweep],
+        tiles="OwnTiles" if per_channel else "TileAccess",
+        bounds="kOwnThreads, 2" if per_channel else "kMaxThreads<float, 3>, 1",
     )
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
@@ -90,7 +114,7 @@ def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]
         cubin = out.read_bytes()
     # Shuffles add up 4 lanes of channels in two steps; other loops are over a tile's positions.
     counts = count_loop(
-        cubin, ELEMENTS, "LDGSTS", lambda found: 2.0 if "SHFL" in found else POSITIONS / THREADS
+        cubin, elements, "LDGSTS", lambda found: 2.0 if "SHFL" in found else POSITIONS / THREADS
     )
     registers, _ = _registers(cubin)
     size = {"float32": 4, "bfloat16": 2}[dtype]
@@ -102,7 +126,7 @@ def _count(home: Path, sweep: str, dtype: str, layout: str) -> dict[str, object]
         "registers": registers,
         "threads": THREADS,
         "blocks": 65536 // (-(-registers // 8) * 8 * THREADS),
-        "ring_bytes": 3 * tensors * ELEMENTS * THREADS * size,
+        "ring_bytes": 3 * tensors * elements * THREADS * size,
         **counts._asdict(),
     }
 

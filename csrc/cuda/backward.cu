@@ -7,6 +7,7 @@
 #include "cuda/evaluate_backward_kernel.cuh"
 #include "cuda/general.h"
 #include "cuda/mixture_kernel.cuh"
+#include "cuda/per_channel_backward.cuh"
 #include "cuda/run.h"
 
 namespace mixnorm::cuda {
@@ -14,12 +15,15 @@ namespace {
 
 template <class T>
 struct Kernels {
-  BackwardKernel<T> backward, mixture, evaluate;
+  BackwardKernel<T> backward, mixture, evaluate;  // null: the first has their steps, too
 };
 
 template <class S>
 Kernels<accumulation_t<S>> kernels_of(const Cut& c) {
   int components = c.compiled;
+  if (c.geometry.per_channel) {
+    return {find_per_channel_backward_kernel<S>(c.access, &components), nullptr, nullptr};
+  }
   return {find_backward_kernel<S>(c.access, &components),
           find_mixture_kernel<S>(c.access, &components),
           find_evaluate_backward_kernel<S>(c.access, &components)};
@@ -45,7 +49,8 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
   const Cut c = cut(x, others, components, groups, launch.limits);
-  const bool mixture = arguments.dmixture.mean != nullptr;
+  const bool learned = arguments.dmixture.mean != nullptr;
+  const bool mixture = learned && !c.geometry.per_channel;
   const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
   if (!c.supported || (mixture && !mixture_cut.supported)) {
     return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
@@ -72,7 +77,8 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
   }
-  if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported) {
+  if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported &&
+      kernels.evaluate != nullptr) {
     const Plan one = plan(mixture_cut, reinterpret_cast<const void*>(kernels.evaluate), 2,
                           launch.limits, Family::kStreaming);
     if (one.error != cudaSuccess) return one.error;
@@ -80,7 +86,8 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
     return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
   const cudaError_t error =
-      run(p, kernels.backward, problem, kBackwardSteps, buffers.barrier, launch.stream);
+      run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
+          launch.stream);
   if (error != cudaSuccess || !mixture) return error;
   const Plan mixture_plan = plan(mixture_cut, reinterpret_cast<const void*>(kernels.mixture), 2,
                                  launch.limits, Family::kStreaming);

@@ -5,21 +5,28 @@
 #include "cuda/general.h"
 #include "cuda/moments.h"
 #include "cuda/normalize.h"
+#include "cuda/per_channel_forward.cuh"
 #include "cuda/plan.h"
 #include "cuda/run.h"
 
 namespace mixnorm::cuda {
 namespace {
 
+template <class S>
+ForwardKernel<accumulation_t<S>> kernel_of(const Cut& c) {
+  int components = c.compiled;
+  return c.geometry.per_channel ? find_per_channel_forward_kernel<S>(c.access, &components)
+                                : find_forward_kernel<S>(c.access, &components);
+}
+
 template <class T>
 ForwardKernel<T> kernel_for(Scalar scalar, const Cut& c) {
-  int components = c.compiled;
   if constexpr (sizeof(T) == 8) {
-    return find_forward_kernel<double>(c.access, &components);
+    return kernel_of<double>(c);
   } else {
-    return scalar == Scalar::kHalf       ? find_forward_kernel<__half>(c.access, &components)
-           : scalar == Scalar::kBFloat16 ? find_forward_kernel<__nv_bfloat16>(c.access, &components)
-                                         : find_forward_kernel<float>(c.access, &components);
+    return scalar == Scalar::kHalf       ? kernel_of<__half>(c)
+           : scalar == Scalar::kBFloat16 ? kernel_of<__nv_bfloat16>(c)
+                                         : kernel_of<float>(c);
   }
 }
 

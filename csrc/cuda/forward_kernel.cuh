@@ -26,6 +26,20 @@ struct ForwardProblem {
   int steps;
 };
 
+template <class T>
+__device__ bool is_output_step(const ForwardProblem<T>& p, int step) {
+  return step == p.steps - 1 && p.y.data != nullptr;
+}
+
+template <class T, int K>
+__device__ void merge_moments_of_step(const ForwardProblem<T>& p, int step, double* buffer) {
+  MergeArguments<T> merge = p.merge;
+  if (step > 2) merge.mixture = {merge.next.mixing_weight, merge.next.mean, merge.next.var};
+  const bool last = step == p.steps - (p.y.data != nullptr ? 2 : 1);
+  merge_moments<T, K>(p.geometry, {p.partials.sums, p.partials.masses}, merge, !last, p.table,
+                      buffer);
+}
+
 template <class S, int K, Access kAccess>
 __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
     forward_kernel(const __grid_constant__ ForwardProblem<accumulation_t<S>> p, int first_step,
@@ -35,20 +49,16 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   const Geometry& g = p.geometry;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) GridBarrier(p.barrier, step - first_step - 1).arrive_and_wait();
+    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, TileAccess<S, K, kAccess>::slot_bytes());
     if (step == 0) {
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());
-    } else if (step == p.steps - 1 && p.y.data != nullptr) {
+    } else if (is_output_step(p, step)) {
       normalize<S, K, kAccess>(g, p.x, p.y, p.table, scratch, shared, step / 2);
     } else if (step % 2 == 1) {
       sum_moments<S, K, kAccess>(g, p.x, p.table, p.partials, scratch, shared, step / 2);
     } else {
-      MergeArguments<T> merge = p.merge;
-      if (step > 2) merge.mixture = {merge.next.mixing_weight, merge.next.mean, merge.next.var};
-      const bool last = step == p.steps - (p.y.data != nullptr ? 2 : 1);
-      merge_moments<T, K>(g, {p.partials.sums, p.partials.masses}, merge, !last, p.table,
-                          scratch.doubles());
+      merge_moments_of_step<T, K>(p, step, scratch.doubles());
     }
   }
 }

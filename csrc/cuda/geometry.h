@@ -50,16 +50,18 @@ struct Geometry {
   int channel_blocks, chunks;  // the grid
   int tile_positions;
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
+  bool per_channel;   // groups of one channel: those of a block lie along the lanes of its warps
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
-  RowStep lane_step;  // from one of a thread's positions to its next, where it takes elements
+  bool alone;         // the one chunk's blocks run all steps, and none needs another's results
+  RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 
 MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }
 MIXNORM_HOST_DEVICE int warps(const Geometry& g) {
-  return g.block_groups * g.channel_warps * g.position_warps;
+  return (g.per_channel ? 1 : g.block_groups) * g.channel_warps * g.position_warps;
 }
 
 // Tiles in flight while another is worked on, and that one.
@@ -78,6 +80,21 @@ constexpr int kMaxThreads = K <= 3 && sizeof(T) == 4 ? 512 : 256;
 
 constexpr int kMixtureThreads = 256;
 
+// The same where every channel has a mixture of its own, which a thread holds alone.
+template <Access kAccess>
+constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
+template <class T, int K, Access kAccess>
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
+                              : kAccess == Access::kChannels ? 4
+                              : K * sizeof(T) > 32           ? 1
+                              : K * sizeof(T) > 16           ? 2
+                                                             : 4;
+constexpr int kOwnThreads = 256;
+// Of a multiprocessor, at least: threads with few channels and components can do with half of the
+// registers.
+template <class T, int K, int kOwned>
+constexpr int kOwnBlocks = sizeof(T) == 4 && K * kOwned <= 6 ? 2 : 1;
+
 // Rows of the table of coefficients (tables.cuh).
 constexpr int table_rows(int components) { return 9 * components - 2; }
 
@@ -90,6 +107,11 @@ struct ScratchSizes {
 // channels: kChannels of a thread.
 MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components, int channels) {
   const auto most = [](int64_t a, int64_t b) { return a > b ? a : b; };
+  if (g.per_channel) {
+    // Three sums a channel, in two places in turn; or three doubles a thread.
+    return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
+            0};
+  }
   const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread

@@ -12,6 +12,7 @@ enum class Family {
   kAuto,       // the plan chooses
   kStreaming,  // one launch per sweep: every sweep reads the tensors again
   kResident,   // one cooperative launch: tiles stay in shared memory between the sweeps
+  kSmall,      // one ordinary launch: likewise, and a block has all positions of its groups
   kGeneral,    // what the others do not serve: responsibilities pass through the workspace
 };
 

@@ -1,5 +1,5 @@
-// Work on columns between the sweeps, shared out among all blocks: sums over the chunks, in double
-// and in fixed order, whatever the grid.
+// Work on columns between the sweeps, shared out among all blocks, or every block's on its own
+// groups: sums over the chunks, in double and in fixed order.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,9 +12,11 @@ namespace mixnorm::cuda {
 // A block's threads as `depth` lanes for each of `width` units of work.
 class Lanes {
  public:
-  // terms: what a unit adds up.
-  __device__ Lanes(int64_t terms, double* buffer) : buffer_(buffer) {
-    while (depth < 32 && depth < terms) depth *= 2;
+  // terms: what a unit adds up; units: that the block has at least, if known.
+  __device__ Lanes(int64_t terms, double* buffer, int units = 1) : buffer_(buffer) {
+    while (depth < 32 && depth < terms && 2 * depth * units <= static_cast<int>(blockDim.x)) {
+      depth *= 2;
+    }
     width = 1;
     while (width * 2 * depth <= static_cast<int>(blockDim.x)) width *= 2;
     unit = threadIdx.x % width;
@@ -47,27 +49,44 @@ class Lanes {
   double* buffer_;  // [3][width * depth]
 };
 
-// A thread's column in the round that starts at `first`.
+// A thread's column in one round, of those before `end`.
 struct Column {
   int index, group, channel;
-  bool exists;  // not padding, not past the end
+  bool inside;  // before the end
+  bool exists;  // and not padding
   bool first_of_group;
 
-  __device__ Column(const Geometry& g, int index) : index(index) {
+  __device__ Column(const Geometry& g, int index, int end) : index(index) {
     group = index / g.group_columns;
     const int within = index - group * g.group_columns;
     channel = group * g.group_channels + within;
-    exists = group < g.groups && within < g.group_channels;
+    inside = index < end;
+    exists = inside && within < g.group_channels;
     first_of_group = within == 0;
+  }
+};
+
+// Of the block's groups.
+__device__ inline int own_columns(const Geometry& g) { return g.block_groups * g.group_columns; }
+
+// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units`, or
+// its own where nobody else works on those.
+struct Share {
+  int first, end, step;
+
+  __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
+    first = blockIdx.x * (g.alone ? own : lanes.width);
+    end = g.alone && first + own < units ? first + own : units;
+    step = lanes.width * (g.alone ? 1 : grid_blocks());
   }
 };
 
 // Calls f(column) in all threads of the block, round by round.
 template <class F>
 __device__ void for_columns(const Geometry& g, const Lanes& lanes, F&& f) {
-  const int stride = grid_blocks() * lanes.width;
-  for (int first = blockIdx.x * lanes.width; first < columns(g); first += stride) {
-    f(Column(g, first + lanes.unit));
+  const Share share(g, lanes, columns(g), own_columns(g));
+  for (int first = share.first; first < share.end; first += share.step) {
+    f(Column(g, first + lanes.unit, share.end));
   }
 }
 

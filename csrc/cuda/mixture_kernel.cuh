@@ -94,10 +94,11 @@ __device__ void merge_mixing_weight_gradients(const Geometry& g, const Partials<
                                               const T* table, double* buffer) {
   const Lanes lanes(32, buffer);
   const int entries = g.groups * g.components;
-  for (int first = blockIdx.x * lanes.width; first < entries; first += gridDim.x * lanes.width) {
+  const Share share(g, lanes, entries, g.block_groups * g.components);
+  for (int first = share.first; first < share.end; first += share.step) {
     const int gk = first + lanes.unit, group = gk / g.components, k = gk % g.components;
     double sums[2] = {0, 0};
-    if (gk < entries && lanes.lane < lanes.depth) {
+    if (gk < share.end && lanes.lane < lanes.depth) {
       for (int c = lanes.lane; c < g.group_channels; c += lanes.depth) {
         const T* const rows = column_start<K>(table, group * g.group_columns + c);
         sums[0] += double(rows[Row<K>::scale_sum(k) * kChannels<T, K>]);
@@ -107,7 +108,7 @@ __device__ void merge_mixing_weight_gradients(const Geometry& g, const Partials<
       }
     }
     lanes.sum(sums);
-    if (lanes.lane != 0 || gk >= entries) continue;
+    if (lanes.lane != 0 || gk >= share.end) continue;
     const T weight = a.mixture.mixing_weight[gk];
     double gradient = sums[1] / double(device::clamped_mixing_weight(weight));
     if (a.mixing_scale && weight >= T(device::kMixingFloor))

@@ -16,6 +16,12 @@ constexpr int kChunkPositions = 16;
 // Tiles of a block per tile that stays: beyond, residency saves too little to pay for the lower
 // occupancy of a block that takes all the shared memory.
 constexpr int kMaxOverflow = 4;
+// Elements by components of a block that has all positions of its groups, up to which it is faster
+// than several: at 60 to 100 instructions an element of 3 components they take it the time of the
+// barriers between those.
+constexpr int64_t kSmallWork = 3 * 16384;
+// Of global memory, moved at once.
+constexpr int kSectorBytes = 32;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
 
@@ -48,22 +54,67 @@ Held held(Scalar scalar, int compiled, Access access) {
                         : held<float, 3>(access);
 }
 
+template <class T, int K>
+Held held_of_own(Access access) {
+  return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
+          access == Access::kPositions  ? kOwnPositions<T, K, Access::kPositions>
+          : access == Access::kChannels ? kOwnPositions<T, K, Access::kChannels>
+                                        : kOwnPositions<T, K, Access::kElements>,
+          kOwnThreads};
+}
+
+Held held_of_own(Scalar scalar, int compiled, Access access) {
+  return scalar == Scalar::kDouble
+             ? compiled > 4 ? held_of_own<double, 8>(access) : held_of_own<double, 4>(access)
+         : compiled > 8 ? held_of_own<float, 16>(access)
+         : compiled > 4 ? held_of_own<float, 8>(access)
+                        : held_of_own<float, 4>(access);
+}
+
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
 
-bool in_vectors(int64_t a) { return a % 4 == 0; }
+// What a problem's sweeps walk, x first.
+struct Walked {
+  Tensor tensors[4];
+  int count;
+  Scalar scalar;
+};
 
-Access access_of(const Geometry& g, const Tensor* tensors, int count, Scalar scalar) {
-  if (scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
-  bool channels = g.length == g.positions && in_vectors(g.group_channels), positions = true;
-  for (int t = 0; t < count; ++t) {
-    const Strides& s = tensors[t].strides;
-    const bool aligned = reinterpret_cast<uintptr_t>(tensors[t].data) % (4 * size_of(scalar)) == 0;
-    channels = channels && aligned && s.c == 1 && in_vectors(s.l);
-    positions = positions && aligned && s.l == 1 && in_vectors(g.length) && in_vectors(s.n) &&
-                in_vectors(s.c);
+Access access_of(const Geometry& g, const Walked& walked) {
+  if (walked.scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
+  const int64_t together = g.per_channel ? kOwnChannels<Access::kChannels> : 4;
+  bool channels =
+      g.length == g.positions && (g.per_channel ? g.channels : g.group_channels) % together == 0;
+  bool positions = true;
+  for (int t = 0; t < walked.count; ++t) {
+    const Strides& s = walked.tensors[t].strides;
+    const int64_t start =
+        int64_t(reinterpret_cast<uintptr_t>(walked.tensors[t].data)) / size_of(walked.scalar);
+    const auto multiples = [](int64_t of, std::initializer_list<int64_t> values) {
+      return std::all_of(values.begin(), values.end(), [of](int64_t a) { return a % of == 0; });
+    };
+    channels = channels && s.c == 1 && multiples(together, {start, s.l});
+    positions = positions && s.l == 1 && multiples(4, {start, g.length, s.n, s.c});
   }
   return channels ? Access::kChannels : positions ? Access::kPositions : Access::kElements;
 }
+
+// Sets what follows from how many warps lie side by side.
+void size_tiles(Cut& cut, int position_warps) {
+  Geometry& g = cut.geometry;
+  g.position_warps = position_warps;
+  const int lanes = 32 / g.channel_lanes * position_warps;
+  g.tile_positions = lanes * cut.held_positions;
+  g.tiles = ceil_div(g.positions, g.tile_positions);
+  g.tile_step = row_step(g.tile_positions, g.length);
+  g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
+  cut.slot_bytes =
+      int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
+  cut.scratch_bytes =
+      scratch_sizes(g, cut.compiled, cut.held_channels).total() * (cut.element_bytes == 8 ? 8 : 4);
+}
+
+bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps; }
 
 }  // namespace
 
@@ -84,6 +135,56 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
       g, {y.data, x.scalar, x.batch, x.channels, x.length, y.stride_n, y.stride_c, y.stride_l});
 }
 
+namespace {
+
+// Whole groups for the warps of a block; false where they are too wide for one.
+bool cut_groups(Cut& cut, int max_warps) {
+  Geometry& g = cut.geometry;
+  int64_t lanes = ceil_div(g.group_channels, cut.held_channels);
+  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
+  g.channel_lanes = 1;
+  const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
+  while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
+  while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
+  while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
+  g.channel_warps = channel_warps();
+  if (g.channel_warps > max_warps) return false;
+  g.group_columns = g.channel_warps * g.channel_lanes * cut.held_channels;
+  g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
+  return true;
+}
+
+// Channels with a mixture each, for the lanes and warps of a block.
+void cut_channels(Cut& cut, const DeviceLimits& limits) {
+  Geometry& g = cut.geometry;
+  const int64_t owners = ceil_div(g.channels, cut.held_channels);
+  const int64_t element = cut.held_channels * cut.element_bytes;  // of a lane
+  int64_t lanes = 1, warps = 1;
+  if (g.channel_runs) {
+    while (lanes < 32 && lanes < owners) lanes *= 2;
+    // Narrower rows, though of whole sectors, where that makes blocks small enough to do alone.
+    const bool small = g.positions * g.components * kSectorBytes <= kSmallWork * cut.element_bytes;
+    while (small && lanes * element > kSectorBytes &&
+           ceil_div(owners, lanes) < limits.multiprocessors) {
+      lanes /= 2;
+    }
+  } else {
+    const int64_t positions = ceil_div(g.positions, cut.held_positions);
+    while (lanes < 32 && lanes < owners && 2 * lanes * positions <= 32) lanes *= 2;
+  }
+  // As many channels as leave enough blocks, and several of those to a multiprocessor.
+  while (2 * warps <= kWarps && ceil_div(owners, 2 * warps * lanes) >= 2 * limits.multiprocessors &&
+         2 * warps * lanes * element * g.positions <= limits.shared_memory_per_block / 8) {
+    warps *= 2;
+  }
+  g.channel_lanes = int(lanes);
+  g.channel_warps = int(warps);
+  g.group_columns = 1;
+  g.block_groups = int(lanes * warps * cut.held_channels);
+}
+
+}  // namespace
+
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, int max_threads) {
   Cut cut{};
@@ -97,6 +198,7 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.groups = int(groups);
   g.group_channels = int(x.channels / groups);
   g.components = int(components);
+  g.per_channel = groups == x.channels;
 
   const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
   const bool joined =
@@ -105,66 +207,91 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
                                            [&](const Tensor& t) { return joins(t.strides); }));
   g.length = std::max<int64_t>(1, joined ? g.positions : x.length);
 
-  Tensor tensors[4] = {flattened(g, x)};
-  int count = 1;
+  Walked walked{{flattened(g, x)}, 1, x.scalar};
   for (const Tensor& t : others) {
-    tensors[count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length, t.strides.n,
-                                     t.strides.c, t.strides.l});
+    walked.tensors[walked.count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length,
+                                                   t.strides.n, t.strides.c, t.strides.l});
   }
-  cut.access = access_of(g, tensors, count, x.scalar);
+  cut.access = access_of(g, walked);
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = held(x.scalar, cut.compiled, cut.access);
-
-  const int max_warps = (max_threads > 0 ? max_threads : hold.max_threads) / 32;
-  int64_t lanes = ceil_div(g.group_channels, hold.channels);
-  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
-  g.channel_lanes = 1;
-  const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
-  while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
-  while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
-  while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
-  g.channel_warps = channel_warps();
-  if (g.channel_warps > max_warps) {
+  const Held hold = g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
+                                  : held(x.scalar, cut.compiled, cut.access);
+  cut.held_channels = hold.channels;
+  cut.held_positions = hold.positions;
+  cut.element_bytes = size_of(x.scalar);
+  const Strides& first = walked.tensors[0].strides;
+  g.channel_runs = first.c == 1 && first.l != 1;
+  if (g.per_channel) {
+    cut_channels(cut, limits);
+  } else if (!cut_groups(cut, (max_threads > 0 ? max_threads : hold.max_threads) / 32)) {
     cut.reason = kTooWide;
     return cut;
   }
   cut.supported = true;
-  g.group_columns = g.channel_warps * g.channel_lanes * hold.channels;
-  g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
-  g.position_warps = 1;
-  const auto tile_positions = [&] {
-    return 32 / g.channel_lanes * g.position_warps * hold.positions;
-  };
+  size_tiles(cut, 1);
   // Wider tiles where every multiprocessor still gets one.
-  while (g.position_warps * 2 * g.channel_warps * g.block_groups <= kWarps &&
-         g.positions / (2 * tile_positions()) * g.channel_blocks >= limits.multiprocessors) {
-    g.position_warps *= 2;
+  while (room_for_twice_the_warps(g) &&
+         g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
+    size_tiles(cut, 2 * g.position_warps);
   }
-  g.tile_positions = tile_positions();
-  g.tiles = ceil_div(g.positions, g.tile_positions);
 
-  g.channel_runs = tensors[0].strides.c == 1 && tensors[0].strides.l != 1;
-  g.lane_step = row_step(tile_positions() / hold.positions, g.length);
-  g.tile_step = row_step(g.tile_positions, g.length);
-
-  const int multiprocessors = limits.multiprocessors;
-  const int64_t one_each = std::max(1, multiprocessors / g.channel_blocks);
-  const int64_t most = std::max(1, kMaxBlocks * multiprocessors / g.channel_blocks);
+  const int64_t multiprocessors = limits.multiprocessors;
+  // Whatever the layout: the workspace is for any.
+  const int64_t channel_blocks =
+      g.per_channel ? ceil_div(g.channels, 32 * kOwnChannels<Access::kChannels>) : g.channel_blocks;
+  const int64_t one_each = std::max<int64_t>(1, multiprocessors / channel_blocks);
+  const int64_t most = std::max<int64_t>(1, kMaxBlocks * multiprocessors / channel_blocks);
   const int64_t worth = g.positions / (kChunkPositions * components);
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
-  const int threads = 32 * warps(g);
-  cut.slot_bytes = int64_t(hold.channels) * hold.positions * threads * size_of(x.scalar);
-  cut.scratch_bytes =
-      scratch_sizes(g, cut.compiled, hold.channels).total() * (size_of(x.scalar) == 8 ? 8 : 4);
   return cut;
 }
+
+namespace {
+
+// A block for the whole of its groups; an error where that does not serve.
+Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family) {
+  Geometry& g = cut.geometry;
+  while (room_for_twice_the_warps(g) && g.tile_positions < g.positions) {
+    size_tiles(cut, 2 * g.position_warps);
+  }
+  Plan p{cudaErrorNotSupported, "too little shared memory", Family::kSmall, g, 0, 0, 0};
+  const int64_t tiles = std::max<int64_t>(g.tiles, 1);
+  const int64_t slot = cut.slot_bytes * tensors;
+  const int64_t slots =
+      std::min(tiles, (limits.shared_memory_per_block - cut.scratch_bytes) / slot);
+  if (slots < tiles && (slots <= kStages || family == Family::kAuto)) return p;
+  const bool small = tiles * cut.slot_bytes * g.components <= kSmallWork * cut.element_bytes;
+  // As many blocks as there would be anyway need none of the others.
+  if (family == Family::kAuto && !small && g.channel_blocks < limits.multiprocessors) return p;
+  p.geometry.chunks = 1;
+  p.geometry.slots = int(slots);
+  p.geometry.resident = p.geometry.alone = true;
+  p.reason = small           ? "so small that barriers between blocks would take longest"
+             : slots < tiles ? "asked for"
+                             : "every block has whole groups, and they fit its shared memory";
+  p.error = cudaSuccess;
+  p.blocks = g.channel_blocks;
+  p.threads = 32 * warps(g);
+  p.shared_memory = slots * slot + cut.scratch_bytes;
+  return p;
+}
+
+}  // namespace
 
 Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
           Family family) {
   Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
   if (!cut.supported) return p;
+  if (family == Family::kAuto || family == Family::kSmall) {
+    Plan small = plan_small(cut, tensors, limits, family);
+    if (small.error == cudaSuccess) {
+      small.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         int(small.shared_memory));
+    }
+    if (small.error == cudaSuccess || family == Family::kSmall) return small;
+  }
   Geometry& g = p.geometry;
   p.threads = 32 * warps(g);
   const int64_t slot = cut.slot_bytes * tensors;

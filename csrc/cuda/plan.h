@@ -41,6 +41,8 @@ struct Cut {
   int compiled;   // components
   int allocated;  // components that the workspace holds, whatever the access
   int max_chunks;
+  int held_channels, held_positions;  // by a thread, of a tile
+  int element_bytes;
   int64_t slot_bytes;  // of one tensor's tile
   int64_t scratch_bytes;
 };

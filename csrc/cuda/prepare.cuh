@@ -50,7 +50,7 @@ template <class S, int K, class T = accumulation_t<S>>
 __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& start, T* table,
                         double* buffer) {
   const bool sampled = start.statistics.mean == nullptr;
-  const Lanes lanes(sampled ? kShiftSamples : 1, buffer);
+  const Lanes lanes(sampled ? kShiftSamples : 1, buffer, g.alone ? own_columns(g) : 1);
   for_columns(g, lanes, [&](const Column& column) {
     double shift[1] = {0};
     if (sampled) {
@@ -59,8 +59,9 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
       }
       lanes.sum(shift);
     }
-    if (lanes.lane != 0 || column.index >= columns(g)) return;
+    if (lanes.lane != 0 || !column.inside) return;
     const ColumnRows<T, K> rows(table, column.index);
+#pragma unroll 1
     for (int row = 0; row < Row<K>::kCount; ++row) rows.write(row, 0);
     if (!column.exists) return;
     if (!sampled) shift[0] = weighted_mean(g, start.statistics, column);
@@ -69,6 +70,7 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
     const double origin = rounded;
     rows.write(Row<K>::kShift, origin);
     OddsWriter<T, K> odds(rows, column.first_of_group, start.eps);
+#pragma unroll 1
     for (int k = 0; k < K; ++k) {
       if (k >= g.components) {
         odds.absent(k);

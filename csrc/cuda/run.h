@@ -1,4 +1,5 @@
-// Steps of a planned kernel: one cooperative launch of all, or a launch of each.
+// Steps of a planned kernel: one launch of all, cooperative where blocks wait for each other, or a
+// launch of each.
 #pragma once
 
 #include <initializer_list>
@@ -22,10 +23,13 @@ cudaError_t run_each(const Plan& plan, void (*kernel)(Problem, int, int), const 
 template <class Problem>
 cudaError_t run(const Plan& plan, void (*kernel)(Problem, int, int), const Problem& problem,
                 int steps, unsigned int* barrier, cudaStream_t stream) {
-  if (plan.family == Family::kResident) {
+  const bool resident = plan.family == Family::kResident;
+  if (resident) {
     const cudaError_t error = cudaMemsetAsync(barrier, 0, sizeof(*barrier), stream);
     if (error != cudaSuccess) return error;
-    return launch_kernel(kernel, plan.blocks, plan.threads, plan.shared_memory, true, stream,
+  }
+  if (resident || plan.family == Family::kSmall) {
+    return launch_kernel(kernel, plan.blocks, plan.threads, plan.shared_memory, resident, stream,
                          problem, 0, steps);
   }
   for (int step = 0; step < steps; ++step) {

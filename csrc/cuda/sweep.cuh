@@ -31,12 +31,12 @@ class Residency {
 };
 
 // A thread's part in one sweep of the launch; those with odd numbers go down.
-template <class S, int K, Access kAccess>
-struct Walk {
-  using Tiles = TileAccess<S, K, kAccess>;
+template <class Tiles_>
+struct WalkOver {
+  using Tiles = Tiles_;
 
   // sweep: how many came before.
-  __device__ Walk(const Geometry& g, unsigned char* slots, int sweep)
+  __device__ WalkOver(const Geometry& g, unsigned char* slots, int sweep)
       : place(g, blockIdx.x % g.channel_blocks),
         chunk(blockIdx.x / g.channel_blocks),
         residency(g, chunk),
@@ -88,5 +88,8 @@ struct Walk {
     }
   }
 };
+
+template <class S, int K, Access kAccess>
+using Walk = WalkOver<TileAccess<S, K, kAccess>>;
 
 }  // namespace mixnorm::cuda

@@ -48,12 +48,12 @@ struct alignas(N * sizeof(T)) Columns {
 template <int K, Access kAccess>
 constexpr bool kKeepRows = K <= 2;
 
-// The rows that a sweep uses, of the thread's channels. kKeep: loaded once, into registers; else
+// The rows that a sweep uses, of the thread's N channels. kKeep: loaded once, into registers; else
 // from the cache whenever they are used.
-template <class T, int K, int kFirst, int kRows, bool kKeep>
+template <class T, int K, int kFirst, int kRows, bool kKeep, int N_ = kChannels<T, K>>
 class Coefficients {
  public:
-  static constexpr int N = kChannels<T, K>;
+  static constexpr int N = N_;
 
   __device__ Coefficients(const T* table, int column) : start_(column_start<K>(table, column)) {
     if constexpr (kKeep) {
@@ -72,7 +72,7 @@ class Coefficients {
 
  private:
   __device__ __forceinline__ Columns<T, N> load(int i) const {
-    return *reinterpret_cast<const Columns<T, N>*>(start_ + i * N);
+    return *reinterpret_cast<const Columns<T, N>*>(start_ + i * kChannels<T, K>);
   }
 
   const T* start_;

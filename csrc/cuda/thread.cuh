@@ -30,8 +30,9 @@ __device__ __forceinline__ int grid_blocks() {
 }
 
 // kOwned channels and kHeld positions.
-template <Access kAccess, int kOwned, int kHeld>
+template <Access kAccess, int kOwned_, int kHeld_>
 struct Thread {
+  static constexpr int kOwned = kOwned_, kHeld = kHeld_;
   static constexpr bool kTogether = kAccess != Access::kElements;  // positions are neighbours
 
   int lane, warp;
@@ -76,8 +77,9 @@ struct Thread {
 
   // Of the thread's position r, within the tile.
   __device__ int position(int r) const {
-    return kAccess == Access::kElements ? r * position_lanes + position_lane
-                                        : position_lane * kHeld + r;
+    if constexpr (kAccess == Access::kElements) return r * position_lanes + position_lane;
+    if constexpr (kAccess == Access::kChannels) return position_lane * kHeld + r;
+    return (r / 4 * position_lanes + position_lane) * 4 + r % 4;
   }
 };
 

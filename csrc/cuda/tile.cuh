@@ -36,17 +36,20 @@ struct Cursor {
   __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
 };
 
-template <class S, int K, Access kAccess>
-struct TileAccess {
+// kOwned channels and kHeld positions of a thread, which Place says.
+template <class S, Access kAccess, class Place_>
+struct Tiles {
   using T = accumulation_t<S>;
-  static constexpr int kOwned = kChannels<T, K>;
-  static constexpr int kHeld = kPositions<T, K, kAccess>;
-  static constexpr int kWidth = kAccess == Access::kElements ? 1 : 4;
+  using Place = Place_;
+  static constexpr int kOwned = Place::kOwned;
+  static constexpr int kHeld = Place::kHeld;
+  // A chunk is 4 positions of a channel, a position's channels, or one element.
+  static constexpr int kWidth = kAccess == Access::kPositions  ? 4
+                                : kAccess == Access::kChannels ? kOwned
+                                                               : 1;
+  static constexpr int kChunkPositions = kAccess == Access::kChannels ? 1 : kWidth;
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
-  using Place = Thread<kAccess, kOwned, kHeld>;
-  static_assert(kAccess == Access::kElements || (kOwned == kWidth && kHeld == kWidth),
-                "one chunk a channel or position");
 
   __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
 
@@ -57,10 +60,16 @@ struct TileAccess {
                                                     int64_t position, F&& f) {
     const int64_t channels = place.channel * s.c;
     if constexpr (kAccess == Access::kPositions) {
-      const int64_t offset = channels + cursor.offset(s);
-      const bool inside = position + place.position(0) < g.positions;
 #pragma unroll
-      for (int c = 0; c < kOwned; ++c) f(c, offset + c * s.c, inside && c < place.owned);
+      for (int r = 0; r < kHeld; r += kWidth) {
+        const int64_t offset = channels + cursor.offset(s);
+        const bool inside = position + place.position(r) < g.positions;
+#pragma unroll
+        for (int c = 0; c < kOwned; ++c) {
+          f(c * kHeld / kWidth + r / kWidth, offset + c * s.c, inside && c < place.owned);
+        }
+        if constexpr (kHeld > kWidth) cursor.move(g.lane_step, g.length);
+      }
     } else if constexpr (kAccess == Access::kChannels) {
       // Samples are joined: a position is its place in the one row.
       const int64_t offset = channels + (position + place.position(0)) * s.l;
@@ -127,11 +136,14 @@ struct TileAccess {
 
  private:
   __device__ static constexpr int channel_of(int chunk, int w) {
-    return kAccess == Access::kPositions ? chunk : kAccess == Access::kChannels ? w : chunk / kHeld;
+    return kAccess == Access::kChannels ? w : chunk * kChunkPositions / kHeld;
   }
   __device__ static constexpr int position_of(int chunk, int w) {
-    return kAccess == Access::kPositions ? w : kAccess == Access::kChannels ? chunk : chunk % kHeld;
+    return kAccess == Access::kChannels ? chunk : chunk * kChunkPositions % kHeld + w;
   }
 };
+
+template <class S, int K, Access kAccess, class T = accumulation_t<S>>
+using TileAccess = Tiles<S, kAccess, Thread<kAccess, kChannels<T, K>, kPositions<T, K, kAccess>>>;
 
 }  // namespace mixnorm::cuda

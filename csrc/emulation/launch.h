@@ -15,6 +15,9 @@ namespace mixnorm::emulation {
 cudaError_t launch(const cudaLaunchConfig_t& configuration, const void* function,
                    const Kernel& kernel);
 
+// How many launches and fills of memory there have been.
+int64_t& enqueued();
+
 }  // namespace mixnorm::emulation
 
 template <class... Parameters, class... Arguments>

@@ -37,6 +37,11 @@ int dynamic_limit(const void* function) {
 
 }  // namespace
 
+int64_t& enqueued() {
+  static int64_t count = 0;
+  return count;
+}
+
 cudaError_t launch(const cudaLaunchConfig_t& c, const void* function, const Kernel& kernel) {
   const std::lock_guard<std::mutex> lock(launching);
   const Device& d = device();
@@ -69,6 +74,7 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* function, const Kern
                   " blocks, the device holds ", most);
     }
   }
+  ++enqueued();
   const std::string problem =
       run({c.gridDim.x, c.blockDim.x, c.dynamicSmemBytes, cooperative}, kernel, schedule_seed());
   if (!problem.empty()) return fail(cudaErrorLaunchFailure, problem);
@@ -183,6 +189,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int num
 }
 
 cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
+  ++enqueued();
   if (bytes > 0) std::memset(address, value, bytes);
   return cudaSuccess;
 }

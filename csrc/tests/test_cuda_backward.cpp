@@ -109,7 +109,8 @@ void check(const Shape& s, Layout layout, Family family, Mode mode) {
 }  // namespace
 
 int main() {
-  for (const Family family : {Family::kStreaming, Family::kResident}) {
+  const Family families[] = {Family::kStreaming, Family::kResident, Family::kSmall};
+  for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
       for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
         check<float>({3, 8, 20, 3, 1}, layout, family, mode);
@@ -127,6 +128,26 @@ int main() {
       check<double>({3, 9, 20, 3, 3}, layout, family, Mode::kLearned);
     }
   }
+  // One mixture per channel.
+  for (const Family family : families) {
+    for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+      for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
+        check<float>({3, 8, 36, 3, 8}, layout, family, mode);
+      }
+      // K = 1 to 16, odd channels, one position, more than one chunk.
+      check<float>({4, 6, 28, 1, 6}, layout, family, Mode::kLearned);
+      check<float>({2, 7, 25, 2, 7}, layout, family, Mode::kLearned);
+      check<float>({1, 4, 4100, 4, 4}, layout, family, Mode::kLearned);
+      check<float>({37, 6, 1, 5, 6}, layout, family, Mode::kLearned);
+      check<float>({5, 3, 7, 16, 3}, layout, family, Mode::kLearned);
+      check<__half>({3, 8, 20, 2, 8}, layout, family, Mode::kLearned);
+      check<__nv_bfloat16>({3, 8, 20, 3, 8}, layout, family, Mode::kLearned);
+      check<double>({3, 7, 20, 6, 7}, layout, family, Mode::kLearned);
+    }
+  }
+  // More channels than blocks at once.
+  check<float>({4, 70, 28, 3, 70}, Layout::kPositions, Family::kAuto, Mode::kLearned);
+  check<float>({2, 140, 36, 3, 140}, Layout::kChannels, Family::kStreaming, Mode::kLearned);
   // What no kernel holds in registers: wide groups, and many components in double.
   for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
     for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {

@@ -8,6 +8,7 @@
 #include "cuda/forward.h"
 #include "cuda/moments.h"
 #include "cuda/plan.h"
+#include "emulation/launch.h"
 #include "emulation/omission.h"
 #include "tests/cuda_problem.h"
 
@@ -118,7 +119,7 @@ void check(const Shape& s, Layout layout, Family family, int64_t em_iters, doubl
 void check_schedules() {
   const Shape s{3, 40, 50, 3, 1};
   const Model m = random_model(s, 0.5, 7);
-  for (const Family family : {Family::kStreaming, Family::kResident}) {
+  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
     mixnorm::emulation::schedule_seed() = 0;
     const auto first = run<float>(m, s, Layout::kPositions, family, 1);
     CHECK(first.ran);
@@ -168,7 +169,7 @@ void check_empty_batch() {
     CHECK_NEAR(distance(r.mean, m.mu), 0, 1e-7);
     for (const auto var : r.var) CHECK(var == 0);
   };
-  for (const Family family : {Family::kStreaming, Family::kResident}) {
+  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
     check(float{}, {0, 4, 9, 3, 2}, family);
   }
   check(double{}, {0, 4, 9, 9, 2}, Family::kAuto);
@@ -189,55 +190,67 @@ void check_nan_reaches_the_result() {
   CHECK(r.ran && std::isnan(r.mean[0]) && std::isnan(r.y[0]));
 }
 
-// The places whose barrier or wait may be left out without a launch that fails or gives something
-// else; `all` collects the places there are.
-std::set<std::string> unnoticed(const Shape& s, std::set<std::string>& all) {
+// Adds the places of barriers and waits to `all`, and those to `noticed` whose omission makes a
+// launch fail or give something else.
+void look_for_barriers(const Shape& s, Family family, std::set<std::string>& all,
+                       std::set<std::string>& noticed) {
   Model m = random_model(s, 0.5, 8);
   Array<float>(s, Layout::kPositions).store(m.x);
-  Model after = m;
-  em_step(after);
-  const Vector nu = posterior(after);
-  const Moments batch = moments(after, nu);
-  const Vector expected = normalize(after, nu, batch.mean, batch.var);
-  const auto right = [&] {
-    const auto r = run<float>(m, s, Layout::kPositions, Family::kResident, 1);
-    return r.ran && distance(r.y, expected) < 1e-5 && distance(r.mass, batch.mass) < 1e-5;
-  };
+  const auto result = [&] { return run<float>(m, s, Layout::kPositions, family, 1); };
   (void)mixnorm::emulation::synchronization_places();
-  CHECK(right());
+  const auto expected = result();
+  CHECK(expected.ran);
+  const auto right = [&] {
+    const auto r = result();
+    return r.ran && r.y == expected.y && r.mass == expected.mass && r.mean == expected.mean;
+  };
   std::istringstream places(mixnorm::emulation::synchronization_places());
-  std::set<std::string> found;
   for (std::string place; places >> place;) {
     all.insert(place);
     mixnorm::emulation::omit_synchronization(place);
-    bool noticed = false;
-    for (int seed = 0; seed < 8 && !noticed; ++seed) {
+    for (int seed = 0; seed < 8 && noticed.count(place) == 0; ++seed) {
       mixnorm::emulation::schedule_seed() = seed;
-      noticed = !right();
+      if (!right()) noticed.insert(place);
     }
     mixnorm::emulation::omit_synchronization("");
-    if (!noticed) found.insert(place);
   }
-  return found;
 }
 
-// No barrier of the kernel is there for nothing: some problem needs it.
+// No barrier of the kernels is there for nothing: some problem needs it.
 void check_barriers() {
-  std::set<std::string> all;
-  const std::set<std::string> wide = unnoticed({2, 72, 96, 3, 1}, all);     // warps of channels
-  const std::set<std::string> narrow = unnoticed({2, 16, 512, 3, 1}, all);  // warps of positions
-  CHECK(all.size() >= 10);
+  std::set<std::string> all, noticed;
+  const Shape channels{2, 72, 96, 3, 1}, positions{2, 16, 512, 3, 1}, own{2, 3, 4096, 3, 3};
+  for (const Family family : {Family::kResident, Family::kSmall}) {
+    for (const Shape& s : {channels, positions, own}) {
+      look_for_barriers(s, family, all, noticed);
+    }
+  }
+  CHECK(all.size() >= 12);
   for (const std::string& place : all) {
-    if (wide.count(place) == 0 || narrow.count(place) == 0) continue;
+    if (noticed.count(place) > 0) continue;
     std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
     CHECK(false);
+  }
+}
+
+// What fits a block, or a block for each group, is one ordinary launch; the plan says so by itself.
+void check_one_launch() {
+  const Shape shapes[] = {{4, 16, 64, 3, 1}, {4, 16, 64, 3, 16}, {2, 40, 1500, 3, 40}};
+  for (const Shape& s : shapes) {
+    Array<float> x(s, Layout::kPositions);
+    const auto d = mixnorm::cuda::describe(mixnorm::cuda::Direction::kForward, x.input(),
+                                           s.components, s.groups, limits());
+    CHECK(d.supported && d.family == Family::kSmall && d.resident_tiles == d.tiles_per_block);
+    const int64_t before = mixnorm::emulation::enqueued();
+    CHECK(run<float>(random_model(s, 0.5, 9), s, Layout::kPositions, Family::kAuto, 2).ran);
+    CHECK(mixnorm::emulation::enqueued() == before + 1);
   }
 }
 
 }  // namespace
 
 int main() {
-  const Family families[] = {Family::kStreaming, Family::kResident};
+  const Family families[] = {Family::kStreaming, Family::kResident, Family::kSmall};
   for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
       check<float>({3, 8, 20, 3, 1}, layout, family, 0);
@@ -265,8 +278,25 @@ int main() {
     check<double>({1, 2, 5000, 16, 2}, layout, Family::kAuto, 0);
     check<double>({2000, 3, 1, 9, 1}, layout, Family::kAuto, 1);
   }
+  for (const Family family : families) {
+    for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+      // One mixture per channel, too: K = 1 to 16, odd channels, one position, many chunks.
+      check<float>({4, 6, 28, 1, 6}, layout, family, 0);
+      check<float>({2, 7, 25, 2, 7}, layout, family, 2);
+      check<float>({2, 4, 2060, 3, 4}, layout, family, 1);
+      check<float>({37, 6, 1, 5, 6}, layout, family, 1);
+      check<float>({5, 3, 7, 16, 3}, layout, family, 1);
+      check<__half>({3, 8, 20, 2, 8}, layout, family, 0);
+      check<__nv_bfloat16>({3, 8, 20, 3, 8}, layout, family, 1);
+      check<double>({3, 7, 20, 6, 7}, layout, family, 1);
+    }
+  }
+  // More channels than blocks at once.
+  check<float>({4, 70, 28, 1, 70}, Layout::kPositions, Family::kAuto, 0);
+  check<float>({2, 140, 36, 3, 140}, Layout::kChannels, Family::kStreaming, 1);
   check_schedules();
   check_barriers();
+  check_one_launch();
   check_overflow();
   check_large_mean();
   check_empty_batch();

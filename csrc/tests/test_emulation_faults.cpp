@@ -1,5 +1,5 @@
-// The emulation finds what a GPU may get wrong: each mistake that is planted in a kernel, each limit
-// that a launch passes and each write behind an end is reported.
+// The emulation finds what a GPU may get wrong: each mistake that is planted in a kernel, each
+// limit that a launch passes and each write behind an end is reported.
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 

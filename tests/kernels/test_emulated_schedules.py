@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     loader.missing("emulated") is not None, reason=f"{loader.missing('emulated')}"
 )
 
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "general"])
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small", "general"])
 
 
 @pytest.fixture(autouse=True)
@@ -32,49 +32,67 @@ def results(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...] = (3, 17, 9, 9),
+    groups: int = 1,
     **options: bool,
 ) -> dict[str, Tensor]:
     if family == "general":  # what the others do not serve
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
-        problem = Problem(shape, 9, dtype=torch.float64, emulated=True, **options)
+        problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
-        problem = Problem(shape, 3, emulated=True, **options)
+        problem = Problem(shape, 3, groups, emulated=True, **options)
     return problem.operators(em_iters=1)
 
 
 @FAMILIES
+@pytest.mark.parametrize(("channels", "groups"), [(17, 1), (8, 8)])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
 def test_same_bits_under_every_schedule(
-    family: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, channels: int, groups: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = results(family, monkeypatch, channels_last=channels_last)
+    case = (monkeypatch, (3, channels, 9, 9), groups)
+    first = results(family, *case, channels_last=channels_last)
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
-        again = results(family, monkeypatch, channels_last=channels_last)
+        again = results(family, *case, channels_last=channels_last)
         for name, value in first.items():
             assert torch.equal(again[name], value), f"{name}, seed {seed}"
 
 
+@pytest.mark.parametrize(("channels", "side"), [(64, 15), (1, 110)])
 @pytest.mark.parametrize("multiprocessors", [1, 3, 16])
 @pytest.mark.parametrize(
     ("family", "shared_memory"),
-    [("streaming", 0), ("streaming", 64 << 10), ("resident", 0), ("resident", 128 << 10)],
+    [
+        ("streaming", 0),
+        ("streaming", 64 << 10),
+        ("resident", 0),
+        ("resident", 128 << 10),
+        ("small", 128 << 10),
+    ],
 )
 def test_other_devices(
-    family: str, multiprocessors: int, shared_memory: int, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    multiprocessors: int,
+    shared_memory: int,
+    channels: int,
+    side: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Other grids, and tiles that do not all fit on chip and are read again."""
+    """Other grids, and tiles that do not all fit on chip and are read again.
+
+    A single channel is served as one mixture per channel.
+    """
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
     torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
-    check(Problem((4, 64, 15, 15), 3, emulated=True), em_iters=1)
+    check(Problem((4, channels, side, side), 3, emulated=True), em_iters=1)
 
 
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
     torch.ops.mixnorm_emulated.emulate(0, 0, False)
-    problem = Problem((3, 17, 9, 9), 3, emulated=True)
+    problem = Problem((3, 17, 40, 40), 3, emulated=True)
     assert ops.cuda_plan(problem.x, 3, 1, emulated=True).startswith("streaming")
     check(problem)
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")
@@ -86,13 +104,14 @@ def noticed(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...],
+    groups: int,
     expected: dict[str, Tensor],
 ) -> bool:
     """Whether the results differ, or the emulation reports a fault, under some schedule."""
     for seed in range(8):
         torch.ops.mixnorm_emulated.schedule(seed)
         try:
-            found = results(family, monkeypatch, shape)
+            found = results(family, monkeypatch, shape, groups)
         except RuntimeError as error:
             if "cudaErrorLaunchFailure" in str(error):
                 return True
@@ -106,20 +125,22 @@ def noticed(
 def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each place where the kernels synchronize, left out, is noticed at one of these shapes.
 
-    The second has few channels and many positions: several warps add to the same sums.
+    The second has few channels and many positions: several warps add to the same sums. The others
+    have a mixture per channel.
     """
     places = set()
     unnoticed = set()
-    for shape in ((3, 17, 9, 9), (1, 3, 1500 if family == "general" else 6000)):
+    many = (1, 3, 1500 if family == "general" else 6000)
+    for shape, groups in (((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)):
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
-        expected = results(family, monkeypatch, shape)
+        expected = results(family, monkeypatch, shape, groups)
         here = set(torch.ops.mixnorm_emulated.synchronization_places().split())
         unnoticed |= here - places
         places |= here
         for place in sorted(unnoticed):
             torch.ops.mixnorm_emulated.omit_synchronization(place)
-            if noticed(family, monkeypatch, shape, expected):
+            if noticed(family, monkeypatch, shape, groups, expected):
                 unnoticed.remove(place)
     assert len(places) > (4 if family == "general" else 8)
     assert unnoticed == set()

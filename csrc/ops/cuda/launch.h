@@ -36,8 +36,9 @@ inline cuda::Family family_from_environment() {
   const std::string name = value ? value : "";
   if (name.empty() || name == "auto") return cuda::Family::kAuto;
   if (name == "streaming") return cuda::Family::kStreaming;
+  if (name == "small") return cuda::Family::kSmall;
   MIXNORM_CHECK(name == "resident", "MIXNORM_CUDA_KERNELS is ", name,
-                ", expected auto, streaming or resident");
+                ", expected auto, streaming, resident or small");
   return cuda::Family::kResident;
 }
 

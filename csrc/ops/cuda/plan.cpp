@@ -28,9 +28,10 @@ device::Scalar scalar_of(const char* op, ScalarType dtype) {
 }
 
 const char* name_of(cuda::Family family) {
-  return family == cuda::Family::kResident  ? "resident"
-         : family == cuda::Family::kGeneral ? "general"
-                                            : "streaming";
+  return family == cuda::Family::kSmall      ? "small"
+         : family == cuda::Family::kResident ? "resident"
+         : family == cuda::Family::kGeneral  ? "general"
+                                             : "streaming";
 }
 
 const char* name_of(cuda::Access access) {
@@ -74,10 +75,11 @@ std::string cuda_plan(ScalarType dtype, int64_t batch, int64_t channels, int64_t
     text << "not served: " << d.reason;
     return text.str();
   }
-  text << name_of(d.family) << ", " << name_of(d.access) << ", " << d.blocks << " blocks of "
-       << d.threads << " threads, tiles of " << d.positions_per_tile << " positions, "
-       << d.tiles_per_block << " a block (" << d.resident_tiles << " kept on chip), "
-       << d.shared_memory << " bytes of shared memory: " << d.reason;
+  text << name_of(d.family) << ", " << (groups == channels ? "a mixture per channel, " : "")
+       << name_of(d.access) << ", " << d.blocks << " blocks of " << d.threads
+       << " threads, tiles of " << d.positions_per_tile << " positions, " << d.tiles_per_block
+       << " a block (" << d.resident_tiles << " kept on chip), " << d.shared_memory
+       << " bytes of shared memory: " << d.reason;
   return text.str();
 }
 

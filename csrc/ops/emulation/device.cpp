@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "emulation/launch.h"
 #include "emulation/omission.h"
 #include "ops/check.h"
 
@@ -13,6 +14,9 @@ namespace {
 void omit_synchronization(const std::string& place) { emulation::omit_synchronization(place); }
 
 std::string synchronization_places() { return emulation::synchronization_places(); }
+
+// How many launches and fills of memory there have been.
+int64_t enqueued() { return emulation::enqueued(); }
 
 // Returns the seed of before.
 int64_t schedule(int64_t seed) {
@@ -46,6 +50,7 @@ STABLE_TORCH_LIBRARY_IMPL(mixnorm_emulated, CompositeExplicitAutograd, m) {
   m.impl("schedule", TORCH_BOX(&schedule));
   m.impl("omit_synchronization", TORCH_BOX(&omit_synchronization));
   m.impl("synchronization_places", TORCH_BOX(&synchronization_places));
+  m.impl("enqueued", TORCH_BOX(&enqueued));
   m.impl("emulate", TORCH_BOX(&emulate));
 }
 
