@@ -27,7 +27,9 @@ cudaError_t launch_general_backward(const Input& dy, const Input& x, const Outpu
                                     int64_t components, int64_t groups,
                                     const GradientArguments<T>& arguments, const Launch& launch) {
   using Step = GeneralBackwardStep;
-  if (launch.family == Family::kResident) return cudaErrorNotSupported;
+  if (launch.family != Family::kAuto && launch.family != Family::kStreaming) {
+    return cudaErrorNotSupported;
+  }
   const Geometry g = general_geometry(x, components, groups, launch.limits);
   const GeneralGrids grids = general_grids(g, launch.limits);
   Workspace workspace(launch.workspace);

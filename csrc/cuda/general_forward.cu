@@ -26,7 +26,9 @@ cudaError_t launch_general_forward(const Input& x, const Output* y, int64_t comp
                                    int64_t groups, ForwardProblem<T> problem,
                                    const Launch& launch) {
   using Step = GeneralForwardStep;
-  if (launch.family == Family::kResident) return cudaErrorNotSupported;
+  if (launch.family != Family::kAuto && launch.family != Family::kStreaming) {
+    return cudaErrorNotSupported;
+  }
   const Geometry g = general_geometry(x, components, groups, launch.limits);
   const GeneralGrids grids = general_grids(g, launch.limits);
   Workspace workspace(launch.workspace);

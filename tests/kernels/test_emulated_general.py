@@ -60,11 +60,12 @@ def test_components_in_float64(
     check(p, **options)
 
 
+@pytest.mark.parametrize("family", ["resident", "small"])
 def test_the_others_are_refused_where_they_do_not_serve(
-    cuda_target: Target, monkeypatch: pytest.MonkeyPatch
+    cuda_target: Target, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p = problem(cuda_target, (1, 2050, 2))
-    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
     plan = ops.cuda_plan(p.x, 3, 1, emulated=p.emulated)
     assert plan == "not served: a group has more channels than the threads of a block can hold"
     with pytest.raises(RuntimeError, match=r"mixnorm::forward: the CUDA kernels do not serve x"):
