@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mixnorm_cuda import MixtureNorm2d
 from mixnorm_cuda.estimation import em, seed_mixture
 from mixnorm_cuda.functional import mixture_normalize
 from mixnorm_cuda.types import Mixture
@@ -186,3 +187,17 @@ def test_finite_differences_of_given_responsibilities(target: Target, per_positi
         )[0]  # fmt: skip
 
     assert torch.autograd.gradcheck(y, [t.requires_grad_() for t in (p.x, p.weight, p.bias, nu)])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_backward_of_an_eval_step_after_a_training_step(backend: str) -> None:
+    torch.manual_seed(0)
+    layer = MixtureNorm2d(4, backend=backend, dtype=torch.float64)
+    layer(torch.randn(8, 4, 3, 3, dtype=torch.float64))
+    x = torch.randn(5, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    dy = torch.randn_like(x)
+    (wanted,) = torch.autograd.grad(layer.eval()(x), x, dy)
+    y = layer(x)
+    layer.train()(torch.randn(8, 4, 3, 3, dtype=torch.float64) + 1)
+    (found,) = torch.autograd.grad(y, x, dy)
+    assert torch.equal(found, wanted)

@@ -182,20 +182,6 @@ def test_backward_after_later_steps() -> None:
         assert torch.equal(torch.autograd.grad(twin(x), x, dy)[0], dx)
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_backward_of_an_eval_step_after_a_training_step(backend: str) -> None:
-    torch.manual_seed(0)
-    layer = mx.MixtureNorm2d(4, backend=backend, dtype=torch.float64)
-    layer(torch.randn(8, 4, 3, 3, dtype=torch.float64))
-    x = torch.randn(5, 4, 3, 3, dtype=torch.float64, requires_grad=True)
-    dy = torch.randn_like(x)
-    (wanted,) = torch.autograd.grad(layer.eval()(x), x, dy)
-    y = layer(x)
-    layer.train()(torch.randn(8, 4, 3, 3, dtype=torch.float64) + 1)
-    (found,) = torch.autograd.grad(y, x, dy)
-    assert torch.equal(found, wanted)
-
-
 def test_training_without_gradients_tracks_as_well() -> None:
     layer = mx.MixtureNorm2d(4)
     layer(torch.randn(8, 4, 5, 3))
