@@ -7,6 +7,7 @@
 
 #include "emulation/builtins.h"
 #include "emulation/diagnosis.h"
+#include "emulation/matrix.h"
 #include "emulation/omission.h"
 #include "emulation/random.h"
 
@@ -173,6 +174,15 @@ void suspend() {
   run_next(*next);
 }
 
+void multiply_lanes(uint32_t lanes, const uint64_t (&values)[kWarpSize]) {
+  if (lanes != ~uint32_t{0}) fault("a matrix product without all lanes of the warp");
+  const MatrixOperands* operands[kWarpSize];
+  for (unsigned lane = 0; lane < kWarpSize; ++lane) {
+    operands[lane] = reinterpret_cast<const MatrixOperands*>(values[lane]);
+  }
+  multiply(operands);
+}
+
 // Gives the lanes of a collective their results, once all of them have come.
 bool complete(Warp& warp, Block& block, uint32_t mask) {
   const uint32_t lanes = mask & ~warp.returned;
@@ -190,6 +200,7 @@ bool complete(Warp& warp, Block& block, uint32_t mask) {
     values[lane] = thread.value;
     votes |= uint32_t{thread.value != 0} << lane;
   }
+  if (first.collective == Collective::kMultiply) multiply_lanes(lanes, values);
   for (uint32_t rest = lanes; rest; rest &= rest - 1) {
     Thread& thread = *warp.lanes[std::countr_zero(rest)];
     if (thread.collective == Collective::kVote) {
