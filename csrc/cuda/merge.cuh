@@ -1,4 +1,4 @@
-// Work on columns between the sweeps, shared out among all blocks, or every block's on its own
+// Work on columns between the sweeps, shared out among all blocks, or among those of the same
 // groups: sums over the chunks, in double and in fixed order.
 #pragma once
 
@@ -70,14 +70,16 @@ struct Column {
 __device__ inline int own_columns(const Geometry& g) { return g.block_groups * g.group_columns; }
 
 // Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units`, or
-// its own where nobody else works on those.
+// of the `own` of its groups, where only the blocks of those need them.
 struct Share {
   int first, end, step;
 
   __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
-    first = blockIdx.x * (g.alone ? own : lanes.width);
-    end = g.alone && first + own < units ? first + own : units;
-    step = lanes.width * (g.alone ? 1 : grid_blocks());
+    const bool grid = g.scope == Scope::kGrid;
+    const int start = grid ? 0 : channel_block_of(g, blockIdx.x) * own;
+    first = start + (grid ? blockIdx.x : chunk_of(g, blockIdx.x)) * lanes.width;
+    end = grid || units < start + own ? units : start + own;
+    step = lanes.width * (grid ? grid_blocks() : g.chunks);
   }
 };
 
