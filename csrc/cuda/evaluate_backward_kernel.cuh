@@ -95,7 +95,7 @@ __device__ void differentiate_evaluation(const Geometry& g, const GradientTensor
   });
   const Walk<S, K, kAccess> after(g, slots, 0);
   store_sums(g, after.place, sums, scratch.exchange,
-             partials.sums + int64_t(after.chunk(g)) * 2 * K * columns(g));
+             partials.sums + int64_t(after.chunk) * 2 * K * columns(g));
 }
 
 enum EvaluateBackwardStep { kPrepareOutput, kDifferentiateOutput, kMergeSums, kEvaluateSteps };

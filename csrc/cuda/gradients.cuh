@@ -84,7 +84,7 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
     }
   });
   store_sums(g, place, sums, scratch.exchange,
-             partials.sums + int64_t(walk.chunk(g)) * 2 * K * columns(g));
+             partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
 }
 
 // Leaves dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory, from the thread's parts of

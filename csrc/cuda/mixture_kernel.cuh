@@ -51,9 +51,9 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   // Not kept in registers along the sweep, which needs them all.
   const Walk<S, K, kAccess> after(g, slots, sweep);
   store_sums(g, after.place, sums, scratch.exchange,
-             partials.sums + int64_t(after.chunk(g)) * 2 * K * columns(g));
+             partials.sums + int64_t(after.chunk) * 2 * K * columns(g));
   store_masses<K>(g, after.place, mass, scratch.masses,
-                  partials.masses + int64_t(after.chunk(g)) * g.groups * K);
+                  partials.masses + int64_t(after.chunk) * g.groups * K);
 }
 
 // dmean and dvar from L0, L1, L2, sums about the mean; zeros where logits have no gradient.

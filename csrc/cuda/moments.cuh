@@ -39,10 +39,10 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
     }
   });
   store_sums(g, place, sums, scratch.exchange,
-             partials.sums + int64_t(walk.chunk(g)) * 2 * K * columns(g));
+             partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
   if constexpr (K > 1) {
     store_masses<K>(g, place, mass, scratch.masses,
-                    partials.masses + int64_t(walk.chunk(g)) * g.groups * K);
+                    partials.masses + int64_t(walk.chunk) * g.groups * K);
   }
 }
 

@@ -36,7 +36,7 @@ __device__ void sum_own_output_gradients(const Geometry& g, const GradientTensor
       }
     }
   });
-  store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk(g));
+  store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
 }
 
 // dx; with `learned` also the sums of dlogit, dlogit x', dlogit x'^2.
@@ -94,7 +94,10 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
     }
     Tiles::write(g, place, tensors.dx, cursor, position, values);
   });
-  if (learned) store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk(g));
+  if (!learned) return;
+  // Computed again: the sweep has no register for it.
+  const int chunk = chunk_of(g, opaque(blockIdx.x));
+  store_own_sums<K>(g, place, sums, exchange, partials, chunk);
 }
 
 // After the steps of BackwardStep, where a mixture is learned.

@@ -35,7 +35,7 @@ __device__ void sum_own_moments(const Geometry& g, const Tensor& x, const T* tab
       }
     }
   });
-  store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk(g));
+  store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
 }
 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>

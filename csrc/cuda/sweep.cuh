@@ -38,15 +38,14 @@ struct WalkOver {
   // sweep: how many came before.
   __device__ WalkOver(const Geometry& g, unsigned char* slots, int sweep)
       : place(g, channel_block_of(g, blockIdx.x)),
-        residency(g, chunk_of(g, blockIdx.x)),
+        chunk(chunk_of(g, blockIdx.x)),
+        residency(g, chunk),
         slots(slots),
         loaded(g.resident && sweep > 0),
         up(sweep % 2 == 0) {}
 
-  // Computed where it is used: a sweep has no register for it.
-  __device__ int chunk(const Geometry& g) const { return chunk_of(g, opaque(blockIdx.x)); }
-
   typename Tiles::Place place;
+  int chunk;
   Residency residency;
   unsigned char* slots;
   bool loaded;  // resident tiles are in their slots
