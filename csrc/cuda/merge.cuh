@@ -69,17 +69,19 @@ struct Column {
 // Of the block's groups.
 __device__ inline int own_columns(const Geometry& g) { return g.block_groups * g.group_columns; }
 
-// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units`, or
-// of the `own` of its groups, where only the blocks of those need them.
+// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units` with
+// all blocks, or of the `own` of its groups with the blocks of the same groups.
 struct Share {
   int first, end, step;
 
   __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
     const bool grid = g.scope == Scope::kGrid;
-    const int start = grid ? 0 : channel_block_of(g, blockIdx.x) * own;
-    first = start + (grid ? blockIdx.x : chunk_of(g, blockIdx.x)) * lanes.width;
-    end = grid || units < start + own ? units : start + own;
-    step = lanes.width * (grid ? grid_blocks() : g.chunks);
+    const int block = opaque(blockIdx.x), blocks = grid ? grid_blocks() : g.chunks;
+    const int together = grid ? units : own;
+    const int start = block / blocks * together;
+    first = start + block % blocks * lanes.width;
+    end = units < start + together ? units : start + together;
+    step = blocks * lanes.width;
   }
 };
 
