@@ -31,6 +31,8 @@ struct Cut {
   int element_bytes;
   int64_t slot_bytes;  // of one tensor's tile
   int64_t scratch_bytes;
+
+  bool operator==(const Cut&) const = default;
 };
 
 // `others`: strides and pointers of the tensors beside x that the kernel walks with it. Tables have

@@ -33,6 +33,8 @@ struct Tensor {
 // A number of positions as rows of `length` and the rest: 0 <= l < length.
 struct RowStep {
   int64_t n, l;
+
+  bool operator==(const RowStep&) const = default;
 };
 
 MIXNORM_HOST_DEVICE RowStep row_step(int64_t positions, int64_t length) {
@@ -64,6 +66,8 @@ struct Geometry {
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
+
+  bool operator==(const Geometry&) const = default;
 };
 
 MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }

@@ -24,6 +24,8 @@ struct DeviceLimits {
   int shared_memory_per_multiprocessor;  // of all resident blocks together
   bool cooperative_launch;
   bool cluster_launch;  // of thread-block clusters
+
+  bool operator==(const DeviceLimits&) const = default;
 };
 
 cudaError_t device_limits(int device, DeviceLimits* limits);

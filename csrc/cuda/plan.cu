@@ -1,6 +1,7 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "cuda/general.h"
 
@@ -15,6 +16,13 @@ constexpr int kMaxOverflow = 4;
 constexpr int64_t kSmallWorkBesideClusters = kSmallWork / 4;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
+
+// Lets the kernel take all the shared memory that a block may have: the limit is one for all plans
+// of a kernel, so none of them may lower it.
+cudaError_t allow_shared_memory(const void* kernel, const DeviceLimits& limits) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              limits.shared_memory_per_block);
+}
 
 Plan refused(Family family, const char* reason) {
   return {cudaErrorNotSupported, reason, family, {}, 0, 0, 0};
@@ -72,9 +80,7 @@ int clusters_at_once(const Plan& p, const void* kernel) {
   config.attrs = &attribute;
   config.numAttrs = 1;
   int clusters = 0;
-  const bool known = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          int(p.shared_memory)) == cudaSuccess &&
-                     cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+  const bool known = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
   if (!known) (void)cudaGetLastError();
   return known ? clusters : 0;
 }
@@ -156,29 +162,21 @@ Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& 
   return refuse("too few groups for clusters to keep the device busy, or too large ones");
 }
 
-}  // namespace
-
-Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
-          Family family) {
+Plan find_plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+               Family family) {
   Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
   if (!cut.supported) return p;
-  const auto ready = [&](Plan& found) {
-    if (found.error == cudaSuccess) {
-      found.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         int(found.shared_memory));
-    }
-    return found.error == cudaSuccess;
-  };
+  const auto ready = [](const Plan& found) { return found.error == cudaSuccess; };
   if (family == Family::kAuto && limits.cluster_launch) {
-    Plan small = plan_small(cut, tensors, limits, family, kSmallWorkBesideClusters);
+    const Plan small = plan_small(cut, tensors, limits, family, kSmallWorkBesideClusters);
     if (ready(small)) return small;
   }
   if (family == Family::kAuto || family == Family::kCluster) {
-    Plan cluster = plan_cluster(cut, kernel, tensors, limits, family);
+    const Plan cluster = plan_cluster(cut, kernel, tensors, limits, family);
     if (ready(cluster) || family == Family::kCluster) return cluster;
   }
   if (family == Family::kAuto || family == Family::kSmall) {
-    Plan small = plan_small(cut, tensors, limits, family);
+    const Plan small = plan_small(cut, tensors, limits, family);
     if (ready(small) || family == Family::kSmall) return small;
   }
   Geometry& g = p.geometry;
@@ -187,10 +185,7 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
   const auto occupancy = [&](size_t bytes) {
     int blocks = 0;
     if (bytes > size_t(limits.shared_memory_per_block)) return 0;
-    p.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-    if (p.error == cudaSuccess) {
-      p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
-    }
+    p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
     return p.error == cudaSuccess ? blocks : 0;
   };
   const auto chunks_of = [&](int blocks) {
@@ -245,6 +240,47 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
   return p;
 }
 
+// All that a plan depends on.
+struct Question {
+  Cut cut;
+  const void* kernel;
+  int tensors;
+  DeviceLimits limits;
+  Family family;
+
+  bool operator==(const Question&) const = default;
+};
+
+struct QuestionHash {
+  size_t operator()(const Question& q) const {
+    const Geometry& g = q.cut.geometry;
+    size_t hash = reinterpret_cast<uintptr_t>(q.kernel);
+    for (const int64_t part : {g.positions, g.length, int64_t(g.channels), int64_t(g.groups),
+                               int64_t(g.components), int64_t(q.family)}) {
+      hash = hash * 0x9e3779b97f4a7c15u + size_t(part);
+    }
+    return hash ^ hash >> 32;
+  }
+};
+
+}  // namespace
+
+Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+          Family family) {
+  // Of the shapes that one network has, and not of all that there ever were.
+  constexpr size_t kMost = 4096;
+  thread_local std::unordered_map<Question, Plan, QuestionHash> known;
+  const cudaError_t error = allow_shared_memory(kernel, limits);
+  if (error != cudaSuccess) return {error, "", family, cut.geometry, 0, 0, 0};
+  const Question question{cut, kernel, tensors, limits, family};
+  const auto found = known.find(question);
+  if (found != known.end()) return found->second;
+  const Plan plan = find_plan(cut, kernel, tensors, limits, family);
+  if (plan.error != cudaSuccess) return plan;
+  if (known.size() == kMost) known.clear();
+  return known.emplace(question, plan).first->second;
+}
+
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family) {
   const Cut c = cut(x, {}, components, groups, limits);
@@ -257,7 +293,8 @@ Description describe(Direction direction, const Input& x, int64_t components, in
   const bool forward = direction == Direction::kForward;
   const void* const kernel =
       forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
-  const Plan p = plan(c, kernel, forward ? 1 : 2, limits, family);
+  if (allow_shared_memory(kernel, limits) != cudaSuccess) return d;
+  const Plan p = find_plan(c, kernel, forward ? 1 : 2, limits, family);
   d.reason = p.reason;
   if (p.error != cudaSuccess) return d;
   const int64_t tiles = ceil_div(p.geometry.tiles, p.geometry.chunks);

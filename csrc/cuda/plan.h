@@ -37,7 +37,8 @@ struct Plan {
   size_t shared_memory;
 };
 
-// tensors: that every tile keeps in shared memory.
+// tensors: that every tile keeps in shared memory. A plan that was found is remembered: to find it
+// the driver is asked several times, which would cost a small problem more than its kernel.
 Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
           Family family);
 

@@ -53,6 +53,11 @@ int64_t& enqueued() {
   return count;
 }
 
+int64_t& asked() {
+  static int64_t count = 0;
+  return count;
+}
+
 cudaError_t launch(const cudaLaunchConfig_t& c, const void* function, const Kernel& kernel) {
   const std::lock_guard<std::mutex> lock(launching);
   const Device& d = device();
@@ -260,12 +265,14 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int block_size,
                                                           size_t dynamic_bytes) {
+  ++mixnorm::emulation::asked();
   *blocks = blocks_per_multiprocessor(block_size, dynamic_bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*,
                                            const cudaLaunchConfig_t* configuration) {
+  ++mixnorm::emulation::asked();
   const cudaLaunchConfig_t& c = *configuration;
   *clusters = clusters_at_once(static_cast<int>(cluster_of(c)), static_cast<int>(c.blockDim.x),
                                c.dynamicSmemBytes);

@@ -4,6 +4,7 @@
 
 #include "cuda/plan.h"
 #include "emulation/device.h"
+#include "emulation/launch.h"
 #include "tests/check.h"
 
 namespace {
@@ -90,6 +91,27 @@ void check_no_clusters(const char* reason) {
   CHECK(!d.supported && std::strcmp(d.reason, reason) == 0);
 }
 
+// A plan is looked for once; another device has its own.
+void check_remembered() {
+  using mixnorm::cuda::Plan;
+  mixnorm::cuda::DeviceLimits limits{};
+  CHECK(mixnorm::cuda::device_limits(0, &limits) == cudaSuccess);
+  const mixnorm::cuda::Input x{nullptr, Scalar::kFloat, 64, 64, 3136, 64 * 3136, 3136, 1};
+  const auto cut = mixnorm::cuda::cut(x, {}, 3, 1, limits);
+  const void* const kernel = mixnorm::cuda::forward_kernel_address(Scalar::kFloat, cut);
+  const auto plan = [&] { return mixnorm::cuda::plan(cut, kernel, 1, limits, Family::kAuto); };
+  const int64_t before = mixnorm::emulation::asked();
+  const Plan first = plan();
+  const int64_t after = mixnorm::emulation::asked();
+  const Plan second = plan();
+  CHECK(first.error == cudaSuccess && after > before);
+  CHECK(mixnorm::emulation::asked() == after);
+  CHECK(second.geometry == first.geometry && second.blocks == first.blocks &&
+        second.shared_memory == first.shared_memory && second.family == first.family);
+  limits.cooperative_launch = limits.cluster_launch = false;
+  CHECK(plan().family == Family::kStreaming && first.family == Family::kResident);
+}
+
 }  // namespace
 
 int main() {
@@ -97,6 +119,7 @@ int main() {
   device.multiprocessors = 132;
   const auto hopper = device;
   check_hopper();
+  check_remembered();
   device.cluster_launch = 0;
   check_no_clusters("no thread-block clusters on this device");
   // Kernels that were compiled for an older GPU only.
