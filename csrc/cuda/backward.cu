@@ -48,10 +48,10 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const bool sums_given = arguments.given.h1 != nullptr;
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
-  const Cut c = cut(x, others, components, groups, launch.limits);
+  const Cut c = cut(x, others, components, groups, launch.limits, kBackwardCut);
   const bool learned = arguments.dmixture.mean != nullptr;
   const bool mixture = learned && !c.geometry.per_channel;
-  const Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureThreads);
+  const Cut mixture_cut = cut(x, others, components, groups, launch.limits, {kMixtureThreads});
   if (!c.supported || (mixture && !mixture_cut.supported)) {
     return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
   }
@@ -124,7 +124,7 @@ size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
   // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
   const size_t bytes = workspace_bytes(x, components, groups, limits);
-  return cut(x, {}, components, groups, limits, kMixtureThreads).supported
+  return cut(x, {}, components, groups, limits, {kMixtureThreads}).supported
              ? bytes
              : std::max(bytes,
                         general_workspace(x, components, groups, limits, Direction::kBackward));

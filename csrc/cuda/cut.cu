@@ -66,8 +66,21 @@ struct Walked {
   Scalar scalar;
 };
 
-Access access_of(const Geometry& g, const Walked& walked) {
-  if (walked.scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
+int matrix_threads(int components) {
+  return components > 8 ? kMatrixThreads<16> : kMatrixThreads<8>;
+}
+
+// Whether matrix products have kernels for the problem's groups, and not only lanes without
+// channels.
+bool fits_matrices(const Geometry& g, Scalar scalar) {
+  const int most = kMatrixChannels * kMatrixLanes * matrix_threads(g.components) / 32;
+  return scalar != Scalar::kDouble && !g.per_channel && g.components >= kMatrixComponents &&
+         g.group_channels > kMatrixChannels && g.group_channels <= most;
+}
+
+// matrix: by kernels for matrix products, if they serve the access.
+Access access_of(const Geometry& g, const Walked& walked, bool matrix) {
+  if (walked.scalar == Scalar::kDouble || (g.components > 4 && !matrix)) return Access::kElements;
   const int64_t together = g.per_channel ? kOwnChannels<Access::kChannels> : 4;
   bool channels =
       g.length == g.positions && (g.per_channel ? g.channels : g.group_channels) % together == 0;
@@ -107,6 +120,7 @@ bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps
 int compiled_components(Scalar scalar, Access access, int64_t components) {
   if (scalar == Scalar::kDouble) return components > 4 ? 8 : 4;
   if (access == Access::kElements) return components > 8 ? 16 : components > 3 ? 8 : 3;
+  if (components >= kMatrixComponents) return components > 8 ? 16 : 8;
   return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
 }
 
@@ -127,11 +141,14 @@ namespace {
 bool cut_groups(Cut& cut, int max_warps) {
   Geometry& g = cut.geometry;
   int64_t lanes = ceil_div(g.group_channels, cut.held_channels);
-  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
+  // Divides into warps: of any shape where they are many.
+  lanes = g.matrix             ? ceil_div(lanes, kMatrixLanes) * kMatrixLanes
+          : lanes > 8 * kWarps ? ceil_div(lanes, 32) * 32
+                               : lanes;
   g.channel_lanes = 1;
   const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
   while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
-  while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
+  while (!g.matrix && g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
   while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
   g.channel_warps = channel_warps();
   if (g.channel_warps > max_warps) return false;
@@ -172,7 +189,7 @@ void cut_channels(Cut& cut, const DeviceLimits& limits) {
 }  // namespace
 
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits, int max_threads) {
+        const DeviceLimits& limits, const CutOptions& options) {
   Cut cut{};
   if (components < 1 || components > (x.scalar == Scalar::kDouble ? 8 : device::kMaxComponents)) {
     cut.reason = "more components than are compiled";
@@ -198,11 +215,14 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     walked.tensors[walked.count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length,
                                                    t.strides.n, t.strides.c, t.strides.l});
   }
-  cut.access = access_of(g, walked);
+  const bool matrix = options.matrix && fits_matrices(g, x.scalar);
+  cut.access = access_of(g, walked, matrix);
+  g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
-                                  : held(x.scalar, cut.compiled, cut.access);
+  const Held hold = g.matrix ? Held{kMatrixChannels, kMatrixPositions, matrix_threads(g.components)}
+                    : g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
+                                    : held(x.scalar, cut.compiled, cut.access);
   cut.held_channels = hold.channels;
   cut.held_positions = hold.positions;
   cut.element_bytes = size_of(x.scalar);
@@ -210,7 +230,8 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.channel_runs = first.c == 1 && first.l != 1;
   if (g.per_channel) {
     cut_channels(cut, limits);
-  } else if (!cut_groups(cut, (max_threads > 0 ? max_threads : hold.max_threads) / 32)) {
+  } else if (!cut_groups(cut,
+                         (options.max_threads > 0 ? options.max_threads : hold.max_threads) / 32)) {
     cut.reason = kTooWide;
     return cut;
   }

@@ -35,10 +35,18 @@ struct Cut {
   bool operator==(const Cut&) const = default;
 };
 
-// `others`: strides and pointers of the tensors beside x that the kernel walks with it. Tables have
-// the same columns whatever `max_threads`, 0 for what the kernels of so many components allow.
+// What kernels a cut is for.
+struct CutOptions {
+  int max_threads = 0;  // of a block; 0: what those of so many components allow. Tables have the
+                        // same columns whatever it is.
+  bool matrix = false;  // there are some by matrix products
+};
+constexpr CutOptions kForwardCut{.matrix = true};
+constexpr CutOptions kBackwardCut{};
+
+// `others`: strides and pointers of the tensors beside x that the kernel walks with it.
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits, int max_threads = 0);
+        const DeviceLimits& limits, const CutOptions& options = {});
 
 // Twice the positions for a block, and a tile, if it has room for the warps.
 bool widen_tiles(Cut& cut);

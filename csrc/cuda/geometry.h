@@ -60,6 +60,7 @@ struct Geometry {
   int tile_positions;
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
   bool per_channel;   // groups of one channel: those of a block lie along the lanes of its warps
+  bool matrix;        // sums over channels, components and positions are matrix products
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
   Scope scope;
@@ -112,6 +113,14 @@ constexpr int kOwnThreads = 256;
 // registers.
 template <class T, int K, int kOwned>
 constexpr int kOwnBlocks = sizeof(T) == 4 && K * kOwned <= 6 ? 2 : 1;
+
+// The same for matrix products, in float and of at least kMatrixComponents components.
+constexpr int kMatrixChannels = 4;
+constexpr int kMatrixPositions = 4;
+constexpr int kMatrixLanes = 4;  // of channels
+template <int K>
+constexpr int kMatrixThreads = K > 8 ? 256 : 512;
+constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
 constexpr int table_rows(int components) { return 9 * components - 2; }

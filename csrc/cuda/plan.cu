@@ -283,14 +283,14 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
 
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family) {
-  const Cut c = cut(x, {}, components, groups, limits);
+  const bool forward = direction == Direction::kForward;
+  const Cut c = cut(x, {}, components, groups, limits, forward ? kForwardCut : kBackwardCut);
   Description d{};
   d.reason = c.reason;
   if (!c.supported) {
     const bool asked_for_another = family != Family::kAuto && family != Family::kStreaming;
     return asked_for_another ? d : describe_general(x, components, groups, limits, c.reason);
   }
-  const bool forward = direction == Direction::kForward;
   const void* const kernel =
       forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
   if (allow_shared_memory(kernel, limits) != cudaSuccess) return d;

@@ -93,7 +93,7 @@ struct Tiles {
   }
 
   __device__ static __forceinline__ Chunk* chunk_at(unsigned char* slot, int chunk) {
-    return reinterpret_cast<Chunk*>(slot) + chunk * blockDim.x + threadIdx.x;
+    return reinterpret_cast<Chunk*>(slot) + chunk * blockDim.x + Place::slot(threadIdx.x);
   }
 
   __device__ static __forceinline__ void copy(const Geometry& g, const Place& place,

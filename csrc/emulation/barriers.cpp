@@ -1,6 +1,7 @@
 // Where threads wait for each other: the block's barrier, the cluster's and the warp's operations.
 #include "emulation/diagnosis.h"
 #include "emulation/machine.h"
+#include "emulation/matrix.h"
 #include "emulation/omission.h"
 
 namespace mixnorm::emulation {
@@ -22,6 +23,7 @@ bool complete(Warp& warp, Block& block, uint32_t mask) {
     values[lane] = thread.value;
     votes |= uint32_t{thread.value != 0} << lane;
   }
+  if (first.collective == Collective::kMultiply) multiply(lanes, values);
   for (uint32_t rest = lanes; rest; rest &= rest - 1) {
     Thread& thread = *warp.lanes[std::countr_zero(rest)];
     if (thread.collective == Collective::kVote) {

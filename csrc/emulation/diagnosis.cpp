@@ -30,6 +30,8 @@ const char* name_of(const Thread& thread) {
       return "waits in a shuffle";
     case Collective::kVote:
       return "waits in a vote";
+    case Collective::kMultiply:
+      return "waits in a matrix product";
     default:
       return "waits at __syncwarp";
   }

@@ -17,7 +17,7 @@ constexpr unsigned kWarpSize = 32;
 // What a thread waits for.
 enum class Wait : uint8_t { kNothing, kBlock, kCluster, kWarp, kSleep, kReturned };
 
-enum class Collective : uint8_t { kSynchronize, kShuffle, kVote };
+enum class Collective : uint8_t { kSynchronize, kShuffle, kVote, kMultiply };
 
 struct Block;
 struct Cluster;
