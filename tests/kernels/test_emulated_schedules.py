@@ -35,6 +35,7 @@ def results(
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...] = (3, 17, 9, 9),
     groups: int = 1,
+    components: int = 3,
     **options: bool,
 ) -> dict[str, Tensor]:
     if family == "general":  # what the others do not serve
@@ -42,7 +43,7 @@ def results(
         problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
-        problem = Problem(shape, 3, groups, emulated=True, **options)
+        problem = Problem(shape, components, groups, emulated=True, **options)
     return problem.operators(em_iters=1)
 
 
@@ -57,6 +58,18 @@ def test_same_bits_under_every_schedule(
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
         again = results(family, *case, channels_last=channels_last)
+        for name, value in first.items():
+            assert torch.equal(again[name], value), f"{name}, seed {seed}"
+
+
+@pytest.mark.parametrize("family", ["streaming", "resident", "cluster", "small"])
+def test_same_bits_of_matrix_products(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes read what others hold, and go on at their own pace."""
+    case = (monkeypatch, (2, 20, 8, 48), 1, 8)
+    first = results(family, *case)
+    for seed in range(1, 4):
+        torch.ops.mixnorm_emulated.schedule(seed)
+        again = results(family, *case)
         for name, value in first.items():
             assert torch.equal(again[name], value), f"{name}, seed {seed}"
 
