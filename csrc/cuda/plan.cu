@@ -125,6 +125,11 @@ void size_tiles(Cut& cut, int position_warps) {
 
 bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps; }
 
+// Tiles in flight and the scratch, in a block's shared memory.
+bool streams(const Cut& cut, int tensors, const DeviceLimits& limits) {
+  return kStages * tensors * cut.slot_bytes + cut.scratch_bytes <= limits.shared_memory_per_block;
+}
+
 }  // namespace
 
 int compiled_components(Scalar scalar, Access access, int64_t components) {
@@ -245,12 +250,19 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     return cut;
   }
   cut.supported = true;
+  g.exchanged = g.matrix ? options.tensors : 1;
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
   size_tiles(cut, 1);
+  if (g.matrix && !streams(cut, options.tensors, limits)) {
+    return mixnorm::cuda::cut(x, others, components, groups, limits, {options.max_threads});
+  }
   // Wider tiles where every multiprocessor still gets one.
   while (room_for_twice_the_warps(g) &&
          g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
-    size_tiles(cut, 2 * g.position_warps);
+    Cut wider = cut;
+    size_tiles(wider, 2 * g.position_warps);
+    if (g.matrix && !streams(wider, options.tensors, limits)) break;
+    cut = wider;
   }
 
   const int64_t multiprocessors = limits.multiprocessors;
@@ -262,6 +274,12 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   const int64_t worth = g.positions / (kChunkPositions * components);
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
   return cut;
+}
+
+void share_workspace(Cut& a, Cut& b) {
+  const auto larger = [](int& first, int& second) { first = second = std::max(first, second); };
+  larger(a.geometry.group_columns, b.geometry.group_columns);
+  larger(a.max_chunks, b.max_chunks);
 }
 
 namespace {
