@@ -7,6 +7,15 @@
 
 namespace mixnorm::cuda {
 
+// For one phase of a tile: what follows from it is computed there, not kept in registers.
+__device__ __forceinline__ MatrixThread opaque(MatrixThread place) {
+  place.lane = opaque(place.lane);
+  place.column = opaque(place.column);
+  place.channel_lane = opaque(place.channel_lane);
+  place.position_lane = opaque(place.position_lane);
+  return place;
+}
+
 template <class S, int K, Access kAccess>
 __device__ void sum_matrix_output_gradients(const Geometry& g,
                                             const GradientTensors<float>& tensors,
@@ -15,41 +24,35 @@ __device__ void sum_matrix_output_gradients(const Geometry& g,
                                             int sweep) {
   using Tiles = MatrixTiles<S, kAccess>;
   const WalkOver<Tiles> walk(g, slots, sweep);
-  const MatrixThread& place = walk.place;
-  sum_odds_constants<K>(g, place, table, scratch);
+  sum_odds_constants<K>(g, walk.place, table, scratch);
   MatrixSums<K> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
     {
+      const MatrixThread place = opaque(walk.place);
       float x[kMatrixChannels][kMatrixPositions];
       Tiles::read(slot, x);
       centre(x, load_shift<K, kMatrixChannels>(table, place.column));
-      matrix_responsibilities<K>(g, place, x, odds_rows<K>(table, place), position, scratch,
-                                 nullptr);
+      matrix_responsibilities<K>(g, place, x, table, position, scratch, nullptr);
     }
+    const MatrixThread place = opaque(walk.place);
     float dy[2][2][4], products[2][2][4];
     Tiles::read_summed(slot, place, products);
     Tiles::read_summed(slot + Tiles::slot_bytes(), place, dy);
-    __syncwarp();
+    // No barrier: the products take what all lanes have read before any of them goes on.
     const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
-    for (int v = 0; v < 16; ++v) {
-      float& value = products[v / 8][v / 4 % 2][v % 4];
-      value = (value - shift.value[v / 8]) * dy[v / 8][v / 4 % 2][v % 4];
+    for (int c = 0; c < 2; ++c) {
+#pragma unroll
+      for (int v = 0; v < 8; ++v) {
+        float& value = products[c][v / 4][v % 4];
+        value = (value - shift.value[c]) * dy[c][v / 4][v % 4];
+      }
+      sums.add(g, place, c, scratch.nu, dy[c], products[c]);
     }
-    sums.add(g, place, scratch.nu, dy, products);
   });
-  store_matrix_sums<K>(g, place, sums, scratch.exchange,
+  store_matrix_sums<K>(g, walk.place, sums, scratch.exchange,
                        partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
-}
-
-// For one phase of a tile: what follows from it is computed there, not kept in registers.
-__device__ __forceinline__ MatrixThread opaque(MatrixThread place) {
-  place.lane = opaque(place.lane);
-  place.column = opaque(place.column);
-  place.channel_lane = opaque(place.channel_lane);
-  place.position_lane = opaque(place.position_lane);
-  return place;
 }
 
 // Of the thread's tile, 2 of the 4 elements of a chunk: its `part`. Chunks are `first` and next.
@@ -193,9 +196,10 @@ __device__ __forceinline__ void exchanged_weights(const Geometry& g, const Matri
     store_weights<K>(g, place, at, inside, scratch.nu, nu);
     if (!with_dlogit) return;
     float dnu[kBlocks][2], products[kBlocks][2];
+    exchanged_pairs<2 * kBlocks>(g, place,
+                                 scratch.exchange + K * g.channel_warps * g.tile_positions, at, dnu);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
-      exchanged_pair<2 * kBlocks>(g, place, scratch.exchange, kBlocks + block, at, dnu[block]);
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         dnu[block][e] += constants[8 * block + 2 * place.i() + e];
@@ -213,32 +217,63 @@ __device__ __forceinline__ void exchanged_weights(const Geometry& g, const Matri
   __syncthreads();
 }
 
-// Sums over components for two channels: of weights (nu, dlogit) times rows of the table.
+// Sums over components for the thread's channels 2 half and 2 half + 1: of weights (nu, dlogit) times
+// rows of the table.
 template <int K>
-struct Mixed {
+class MixedSums {
+ public:
   MatrixShortSum scale[2], quadratic[2], linear[2];  // of pairs of positions
 
-  __device__ __forceinline__ Mixed(const Geometry& g, const MatrixThread& place,
-                                   const float* table, int half, bool through_posterior,
-                                   const Scratch<float, K>& scratch) {
+  __device__ __forceinline__ MixedSums(const Geometry& g, const MatrixThread& place,
+                                       const float* table, int half, bool through_posterior,
+                                       const Scratch<float, K>& scratch) {
+    const int channel = place.m() / 2 * 4 + 2 * half + place.m() % 2;  // of the warp's
+    const float* const start =
+        column_start<K>(table, place.column - kMatrixChannels * place.i() + channel);
 #pragma unroll 1
     for (int block = 0; block < kMatrixBlocks<K>; ++block) {
-      const auto add = [&](MatrixShortSum(&sums)[2], const MixedWeights<K>& weights,
-                           const MatrixB& rows) {
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair) sums[pair].add(weights.operand(pair), rows);
+      const int k = 8 * block + place.i(), some = k == 0 ? 1 : k;
+      const auto rows = [&](int first, int second) {
+        MatrixB operand;
+        operand.set(0, start[first * kChannels<float, K>]);
+        operand.set(1, start[second * kChannels<float, K>]);
+        return operand;
       };
-      const auto rows = [&](auto row) { return mixed_rows<K>(table, place, block, half, row); };
-      const MixedWeights<K> nu(g, place, scratch.nu, block);
-      add(scale, nu, rows(Row<K>::scale));
-      add(quadratic, nu, rows(Row<K>::moment_quadratic));
-      add(linear, nu, rows(Row<K>::moment_linear));
+      {
+        const Weights nu(g, place, scratch.nu, k);
+        add(scale, nu, rows(Row<K>::scale(k), Row<K>::scale(k + 4)));
+        add(quadratic, nu, rows(Row<K>::moment_quadratic(k), Row<K>::moment_quadratic(k + 4)));
+        add(linear, nu, rows(Row<K>::moment_linear(k), Row<K>::moment_linear(k + 4)));
+      }
       if (!through_posterior) continue;
-      const MixedWeights<K> dlogit(g, place, scratch.dlogit, block);
+      const Weights dlogit(g, place, scratch.dlogit, k);
       // Component 0's are zeros, whatever row they meet.
-      add(quadratic, dlogit, rows([](int k) { return Row<K>::quadratic(k == 0 ? 1 : k); }));
-      add(linear, dlogit, rows([](int k) { return Row<K>::linear(k == 0 ? 1 : k); }));
+      add(quadratic, dlogit, rows(Row<K>::quadratic(some), Row<K>::quadratic(k + 4)));
+      add(linear, dlogit, rows(Row<K>::linear(some), Row<K>::linear(k + 4)));
     }
+  }
+
+ private:
+  // Of the components k and k + 4 at pairs of the thread's positions.
+  struct Weights {
+    MatrixA operand[2];
+
+    __device__ __forceinline__ Weights(const Geometry& g, const MatrixThread& place,
+                                       const float* weights, int k) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float values[kMatrixPositions];
+        load_weights<K>(g, place, weights, k + 4 * h, place.position_lane, values);
+#pragma unroll
+        for (int r = 0; r < kMatrixPositions; ++r) operand[r / 2].set(2 * h + r % 2, values[r]);
+      }
+    }
+  };
+
+  __device__ static __forceinline__ void add(MatrixShortSum (&sums)[2], const Weights& weights,
+                                             const MatrixB& rows) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) sums[pair].add(weights.operand[pair], rows);
   }
 };
 
@@ -262,7 +297,7 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
     float dx[kMatrixChannels][kMatrixPositions];
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-      const Mixed<K> mixed(g, place, table, half, responsibility_grad, scratch);
+      const MixedSums<K> mixed(g, place, table, half, responsibility_grad, scratch);
       float x[2][kMatrixPositions], dy[2][kMatrixPositions];
       read_half<S, kAccess>(slot, half, x);
       read_half<S, kAccess>(slot + Tiles::slot_bytes(), half, dy);
