@@ -101,7 +101,8 @@ constexpr int kOwnBlocks = sizeof(T) == 4 && K * kOwned <= 6 ? 2 : 1;
 constexpr int kMatrixChannels = 4;
 constexpr int kMatrixPositions = 4;
 constexpr int kMatrixLanes = 4;  // of channels
-constexpr int kMatrixThreads = 512;
+template <int K>
+constexpr int kMatrixThreads = K > 8 ? 256 : 512;
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).

@@ -15,9 +15,6 @@ __device__ void sum_matrix_moments(const Geometry& g, const Tensor& x, const flo
   using Tiles = MatrixTiles<S, kAccess>;
   const WalkOver<Tiles> walk(g, slots, sweep);
   const MatrixThread& place = walk.place;
-  const FeatureRows<K> odds = odds_rows<K>(table, place);
-  const auto shift = load_shift<K, kMatrixChannels>(table, place.column);
-  const auto summed_shift = load_shift<K, 2>(table, place.summed_column());
   sum_odds_constants<K>(g, place, table, scratch);
   MatrixSums<K> sums;
   float mass[kMatrixBlocks<K>][2] = {};
@@ -26,19 +23,24 @@ __device__ void sum_matrix_moments(const Geometry& g, const Tensor& x, const flo
     {
       float values[kMatrixChannels][kMatrixPositions];
       Tiles::read(slot, values);
-      centre(values, shift);
-      matrix_responsibilities<K>(g, place, values, odds, position, scratch, mass);
+      centre(values, load_shift<K, kMatrixChannels>(table, opaque(place.column)));
+      matrix_responsibilities<K>(g, place, values, table, position, scratch, mass);
     }
-    float summed[2][2][4], squares[2][2][4];
+    float summed[2][2][4];
     Tiles::read_summed(slot, place, summed);
     __syncwarp();
+    const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
-    for (int v = 0; v < 16; ++v) {
-      float& value = summed[v / 8][v / 4 % 2][v % 4];
-      value -= summed_shift.value[v / 8];
-      squares[v / 8][v / 4 % 2][v % 4] = value * value;
+    for (int c = 0; c < 2; ++c) {
+      float squares[2][4];
+#pragma unroll
+      for (int v = 0; v < 8; ++v) {
+        float& value = summed[c][v / 4][v % 4];
+        value -= shift.value[c];
+        squares[v / 4][v % 4] = value * value;
+      }
+      sums.add(g, place, c, scratch.nu, summed[c], squares);
     }
-    sums.add(g, place, scratch.nu, summed, squares);
   });
   store_matrix_sums<K>(g, place, sums, scratch.exchange,
                        partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
@@ -54,36 +56,30 @@ __device__ void normalize_by_products(const Geometry& g, const Tensor& x, const 
   using Tiles = MatrixTiles<S, kAccess>;
   const WalkOver<Tiles> walk(g, slots, sweep);
   const MatrixThread& place = walk.place;
-  const FeatureRows<K> odds = odds_rows<K>(table, place);
-  const auto shift = load_shift<K, kMatrixChannels>(table, place.column);
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
   walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
     float values[kMatrixChannels][kMatrixPositions];
     Tiles::read(slot, values);
-    centre(values, shift);
-    matrix_responsibilities<K>(g, place, values, odds, position, scratch, nullptr);
+    centre(values, load_shift<K, kMatrixChannels>(table, opaque(place.column)));
+    matrix_responsibilities<K>(g, place, values, table, position, scratch, nullptr);
+    const MixedRows<K> scales(table, place, Row<K>::scale), offsets(table, place, Row<K>::offset);
+    const MixedWeights<K> nu(g, place, scratch.nu);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      MatrixSum scale[2], offset[2];  // of pairs of positions
+    for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
-      for (int block = 0; block < kMatrixBlocks<K>; ++block) {
-        const MixedWeights<K> nu(g, place, scratch.nu, block);
-        const MatrixB scales = mixed_rows<K>(table, place, block, half, Row<K>::scale);
-        const MatrixB offsets = mixed_rows<K>(table, place, block, half, Row<K>::offset);
+      for (int half = 0; half < 2; ++half) {
+        MatrixSum scale, offset;
 #pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          const MatrixA operand = nu.operand(pair);
-          scale[pair].add(operand, scales);
-          offset[pair].add(operand, offsets);
+        for (int block = 0; block < kMatrixBlocks<K>; ++block) {
+          const MatrixA operand = nu.operand(block, pair);
+          scale.add(operand, scales.operand(block, half));
+          offset.add(operand, offsets.operand(block, half));
         }
-      }
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-#pragma unroll
-        for (int r = 0; r < kMatrixPositions; ++r) {
-          float& value = values[2 * half + c][r];
-          value = value * scale[r / 2][r % 2 * 2 + c] + offset[r / 2][r % 2 * 2 + c];
+        for (int e = 0; e < 4; ++e) {
+          float& value = values[2 * half + e % 2][2 * pair + e / 2];
+          value = value * scale[e] + offset[e];
         }
       }
     }
@@ -92,7 +88,7 @@ __device__ void normalize_by_products(const Geometry& g, const Tensor& x, const 
 }
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kMatrixThreads, 1)
+__global__ void __launch_bounds__(kMatrixThreads<K>, 1)
     matrix_forward_kernel(const __grid_constant__ ForwardProblem<float> p, int first_step,
                           int last_step) {
   MIXNORM_DYNAMIC_SHARED(shared);

@@ -11,9 +11,6 @@ namespace mixnorm::cuda {
 static_assert(kMatrixChannels == 4 && kMatrixPositions == 4 && kMatrixLanes == 4,
               "what the layouts below are made of");
 
-template <int K>
-constexpr int kMatrixBlocks = K / 8;  // of components
-
 // Two positions' two features of one channel, the left operand.
 __device__ __forceinline__ MatrixA features(float first, float next_first, float second,
                                             float next_second) {
@@ -33,8 +30,8 @@ class FeatureRows {
   template <class First, class Second>
   __device__ FeatureRows(const float* table, const MatrixThread& place, First first,
                          Second second) {
-    const Coefficients<float, K, 0, Row<K>::kCount, false, kMatrixChannels> rows(table,
-                                                                                 place.column);
+    const Coefficients<float, K, 0, Row<K>::kCount, false, kMatrixChannels> rows(
+        table, opaque(place.column));
 #pragma unroll
     for (int block = 0; block < kMatrixBlocks<K>; ++block) {
       const int k = 8 * block + place.m();
@@ -70,11 +67,11 @@ __device__ __forceinline__ FeatureRows<K> odds_rows(const float* table, const Ma
       [](int k) { return k == 0 ? -1 : Row<K>::quadratic(k); });
 }
 
-// Log-odds of the thread's positions, summed over the warp's channels.
+// Log-odds of the thread's positions 2 pair and 2 pair + 1, summed over the warp's channels.
 template <int K>
 __device__ __forceinline__ void add_log_odds(const float (&x)[kMatrixChannels][kMatrixPositions],
                                              const FeatureRows<K>& rows,
-                                             MatrixSum (&sums)[kMatrixBlocks<K>][2]) {
+                                             MatrixSum (&sums)[2][kMatrixBlocks<K>]) {
 #pragma unroll
   for (int c = 0; c < kMatrixChannels; ++c) {
 #pragma unroll
@@ -83,31 +80,31 @@ __device__ __forceinline__ void add_log_odds(const float (&x)[kMatrixChannels][k
       const MatrixA operand = features(a, b, a * a, b * b);
 #pragma unroll
       for (int block = 0; block < kMatrixBlocks<K>; ++block) {
-        sums[block][pair].add(operand, rows.operand(block, c));
+        sums[pair][block].add(operand, rows.operand(block, c));
       }
     }
   }
 }
 
-// Leaves the sums in the exchange, a row of 8 components for every block of them and channel warp:
-// [group slot][block][channel warp][tile position pair][pair of components][position][component].
-// Ends with a barrier.
+// Leaves the sums of both pairs in the exchange, a row of 8 components for every block of them and
+// channel warp: [group slot][block][channel warp][tile position pair][pair of components][position]
+// [component]. Ends with a barrier.
 template <int kBlocks>
 __device__ __forceinline__ void exchange_products(const Geometry& g, const MatrixThread& place,
-                                                  const MatrixSum (&sums)[kBlocks][2],
+                                                  const MatrixSum (&sums)[2][kBlocks],
                                                   float* exchange) {
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
     float* const row =
         exchange + ((place.group_slot * kBlocks + block) * g.channel_warps + place.channel_warp) *
-                       8 * g.tile_positions;
+                       8 * opaque(g.tile_positions);
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
       Columns<float, 4> values;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) values.value[e] = sums[block][pair][e];
+      for (int e = 0; e < 4; ++e) values.value[e] = sums[pair][block][e];
       *reinterpret_cast<Columns<float, 4>*>(
-          row + ((place.position_warp * 2 + pair) * 32 + place.lane) * 4) = values;
+          row + ((place.position_warp * 2 + pair) * 32 + opaque(place.lane)) * 4) = values;
     }
   }
   __syncthreads();
@@ -136,20 +133,24 @@ __device__ __forceinline__ void for_position_pairs(const Geometry& g, const Matr
   }
 }
 
-// Sums over the channel warps of one block's pair. kBlocks: that were exchanged.
-template <int kBlocks>
-__device__ __forceinline__ void exchanged_pair(const Geometry& g, const MatrixThread& place,
-                                               const float* exchange, int block,
-                                               const PositionPair& at, float (&out)[2]) {
-  const int width = 8 * g.tile_positions;
-  const float* const from =
-      exchange + (place.group_slot * kBlocks + block) * g.channel_warps * width + at.place;
-  out[0] = out[1] = 0;
-#pragma unroll 4
-  for (int w = 0; w < g.channel_warps; ++w) {
-    const auto part = *reinterpret_cast<const Columns<float, 2>*>(from + w * width);
-    out[0] += part.value[0];
-    out[1] += part.value[1];
+// Sums over the channel warps, of the first blocks of kBlocks that were exchanged.
+template <int kBlocks, int kCount>
+__device__ __forceinline__ void exchanged_pairs(const Geometry& g, const MatrixThread& place,
+                                                const float* exchange, const PositionPair& at,
+                                                float (&out)[kCount][2]) {
+  const int width = 8 * opaque(g.tile_positions);
+  const float* from = exchange + place.group_slot * kBlocks * g.channel_warps * width + at.place;
+#pragma unroll
+  for (int block = 0; block < kCount; ++block) out[block][0] = out[block][1] = 0;
+#pragma unroll 1
+  for (int w = 0; w < g.channel_warps; ++w, from += width) {
+#pragma unroll
+    for (int block = 0; block < kCount; ++block) {
+      const auto part =
+          *reinterpret_cast<const Columns<float, 2>*>(from + block * g.channel_warps * width);
+      out[block][0] += part.value[0];
+      out[block][1] += part.value[1];
+    }
   }
 }
 
@@ -181,7 +182,7 @@ __device__ __forceinline__ void softmax_over_components(float (&values)[kBlocks]
     values[block][0] = device::exponential(values[block][0] - top);
     values[block][1] = device::exponential(values[block][1] - top);
   }
-  const float inverse = 1.0f / sum_over_components(values);
+  const float inverse = device::reciprocal(sum_over_components(values));
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
     values[block][0] *= inverse;
@@ -196,9 +197,9 @@ __device__ __forceinline__ void exchanged_responsibilities(const Geometry& g,
                                                            const Scratch<float, K>& scratch,
                                                            const PositionPair& at,
                                                            float (&nu)[kMatrixBlocks<K>][2]) {
+  exchanged_pairs<kBlocks>(g, place, scratch.exchange, at, nu);
 #pragma unroll
   for (int block = 0; block < kMatrixBlocks<K>; ++block) {
-    exchanged_pair<kBlocks>(g, place, scratch.exchange, block, at, nu[block]);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int k = 8 * block + 2 * place.i() + e;
@@ -229,11 +230,11 @@ __device__ __forceinline__ void store_weights(const Geometry& g, const MatrixThr
 template <int K>
 __device__ __forceinline__ void matrix_responsibilities(
     const Geometry& g, const MatrixThread& place,
-    const float (&x)[kMatrixChannels][kMatrixPositions], const FeatureRows<K>& rows,
-    int64_t position, const Scratch<float, K>& scratch, float (*mass)[2]) {
+    const float (&x)[kMatrixChannels][kMatrixPositions], const float* table, int64_t position,
+    const Scratch<float, K>& scratch, float (*mass)[2]) {
   {
-    MatrixSum sums[kMatrixBlocks<K>][2];
-    add_log_odds<K>(x, rows, sums);
+    MatrixSum sums[2][kMatrixBlocks<K>];
+    add_log_odds<K>(x, odds_rows<K>(table, place), sums);
     exchange_products(g, place, sums, scratch.exchange);
   }
   for_position_pairs(g, place, [&](const PositionPair& at) {

@@ -13,29 +13,25 @@ struct MatrixSums {
   float first[kMatrixBlocks<K>][2][2] = {};  // [block][c][e]
   float second[kMatrixBlocks<K>][2][2] = {};
 
-  // A tile's; a and b as read_summed gives them.
-  __device__ __forceinline__ void add(const Geometry& g, const MatrixThread& place,
-                                      const float* weights, const float (&a)[2][2][4],
-                                      const float (&b)[2][2][4]) {
+  // A tile's of channel c: a and b are of positions as read_summed gives them.
+  __device__ __forceinline__ void add(const Geometry& g, const MatrixThread& place, int c,
+                                      const float* weights, const float (&a)[2][4],
+                                      const float (&b)[2][4]) {
+    MatrixSum tile[kMatrixBlocks<K>];
 #pragma unroll
     for (int block = 0; block < kMatrixBlocks<K>; ++block) {
       const SummedWeights<K> w(g, place, weights, block);
-      MatrixSum tile[2];
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const MatrixB operand = w.operand(r);
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          tile[c].add(features(a[c][0][r], b[c][0][r], a[c][1][r], b[c][1][r]), operand);
-        }
+        tile[block].add(features(a[0][r], b[0][r], a[1][r], b[1][r]), w.operand(r));
       }
+    }
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
+    for (int block = 0; block < kMatrixBlocks<K>; ++block) {
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          first[block][c][e] += tile[c][e];
-          second[block][c][e] += tile[c][2 + e];
-        }
+      for (int e = 0; e < 2; ++e) {
+        first[block][c][e] += tile[block][e];
+        second[block][c][e] += tile[block][2 + e];
       }
     }
   }
@@ -62,16 +58,16 @@ __device__ void store_matrix_sums(const Geometry& g, const MatrixThread& place,
   }
   __syncthreads();
   if (place.position_warp > 0 || place.group >= g.groups) return;
+#pragma unroll 1
+  for (int w = 1; w < g.position_warps; ++w) {
+#pragma unroll
+    for (int v = 0; v < kValues; ++v) values[v] += parts[v * stride + 32 * w];
+  }
 #pragma unroll
   for (int v = 0; v < kValues; v += 2) {
-    Columns<float, 2> pair{values[v], values[v + 1]};
-    for (int w = 1; w < g.position_warps; ++w) {
-      pair.value[0] += parts[v * stride + 32 * w];
-      pair.value[1] += parts[(v + 1) * stride + 32 * w];
-    }
     const int k = v / 8 * 8 + 2 * place.i() + v / 4 % 2;
     float* const row = out + int64_t(2 * k + v / 2 % 2) * columns(g) + place.summed_column();
-    *reinterpret_cast<Columns<float, 2>*>(row) = pair;
+    *reinterpret_cast<Columns<float, 2>*>(row) = {values[v], values[v + 1]};
   }
 }
 

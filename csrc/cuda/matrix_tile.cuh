@@ -10,6 +10,9 @@
 
 namespace mixnorm::cuda {
 
+template <int K>
+constexpr int kMatrixBlocks = K / 8;  // of components
+
 struct MatrixThread : Thread<Access::kChannels, kMatrixChannels, kMatrixPositions> {
   using Base = Thread<Access::kChannels, kMatrixChannels, kMatrixPositions>;
 
@@ -19,12 +22,20 @@ struct MatrixThread : Thread<Access::kChannels, kMatrixChannels, kMatrixPosition
   // in different banks.
   __device__ static int slot(int thread) { return thread ^ (thread >> 2 & 2); }
 
-  __device__ int i() const { return channel_lane; }
-  __device__ int m() const { return lane / 4; }
+  // Opaque: what follows from them is computed where it is used, not kept in registers.
+  __device__ int i() const { return opaque(lane) % 4; }
+  __device__ int m() const { return opaque(lane) / 4; }
 
   // Channel of the warp, the first of two, whose sums over positions are the lane's.
-  __device__ int summed_channel() const { return 2 * ((m() & 1) * 2 + (m() >> 1 & 1) + (m() & 4)); }
-  __device__ int summed_column() const { return column - kMatrixChannels * i() + summed_channel(); }
+  __device__ int summed_channel() const {
+    const int m = this->m();
+    return 2 * ((m & 1) * 2 + (m >> 1 & 1) + (m & 4));
+  }
+  __device__ int summed_column() const { return warp_column() + summed_channel(); }
+  // Of the warp's first channel.
+  __device__ int warp_column() const { return opaque(column) - kMatrixChannels * i(); }
+  // Its four neighbouring positions, among all of the tile.
+  __device__ int quad() const { return position_warp * 8 + m(); }
 };
 
 template <class S, Access kAccess>
@@ -36,7 +47,7 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
   __device__ static __forceinline__ void read_summed(const unsigned char* slot,
                                                      const MatrixThread& place,
                                                      float (&x)[2][2][4]) {
-    const int channel = place.summed_channel(), first = threadIdx.x - place.lane;
+    const int channel = place.summed_channel(), first = opaque(threadIdx.x - place.lane);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int thread = first + (place.i() + 4 * h) * 4 + channel / 4;
@@ -71,7 +82,7 @@ __device__ __forceinline__ Columns<float, N> load_shift(const float* table, int 
 // neighbouring positions in an order that keeps the reads below free of bank conflicts.
 __device__ __forceinline__ int weight_place(const Geometry& g, int row, int quad) {
   const int swizzle = ((row ^ row >> 2) & 1) << 2 | (row & 2);
-  return row * g.tile_positions + 4 * (quad ^ swizzle);
+  return row * opaque(g.tile_positions) + 4 * (quad ^ swizzle);
 }
 
 // Operands of 8 components from `block` * 8 on, at the thread's positions: of r = 0 .. 3.
@@ -92,7 +103,7 @@ struct SummedWeights {
 
   __device__ SummedWeights(const Geometry& g, const MatrixThread& place, const float* weights,
                            int block) {
-    const int first = place.position_lane - place.m() + place.i();
+    const int first = place.position_warp * 8 + place.i();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       load_weights<K>(g, place, weights, 8 * block + place.m(), first + 4 * h, value[h]);
@@ -110,37 +121,56 @@ struct SummedWeights {
 // 2 pair + 1 of the thread.
 template <int K>
 struct MixedWeights {
-  float value[2][4];
+  float value[kMatrixBlocks<K>][2][4];
 
-  __device__ MixedWeights(const Geometry& g, const MatrixThread& place, const float* weights,
-                          int block) {
+  __device__ MixedWeights(const Geometry& g, const MatrixThread& place, const float* weights) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      load_weights<K>(g, place, weights, 8 * block + place.i() + 4 * h, place.position_lane,
-                      value[h]);
+    for (int block = 0; block < kMatrixBlocks<K>; ++block) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        load_weights<K>(g, place, weights, 8 * block + place.i() + 4 * h, place.quad(),
+                        value[block][h]);
+      }
     }
   }
-  __device__ __forceinline__ MatrixA operand(int pair) const {
+  __device__ __forceinline__ MatrixA operand(int block, int pair) const {
     MatrixA a;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) a.set(e, value[e / 2][2 * pair + e % 2]);
+    for (int e = 0; e < 4; ++e) a.set(e, value[block][e / 2][2 * pair + e % 2]);
     return a;
   }
 };
 
-// Rows of the table as right operands of sums over components, with MixedWeights: what there is for
-// the thread's channels 2 `half` and 2 `half` + 1. `row`: of component k, Row<K>::scale and the
-// like.
-template <int K, class RowOf>
-__device__ __forceinline__ MatrixB mixed_rows(const float* table, const MatrixThread& place,
-                                              int block, int half, RowOf row) {
-  const int channel = place.m() / 2 * 4 + 2 * half + place.m() % 2;
-  const float* const start =
-      column_start<K>(table, place.column - kMatrixChannels * place.i() + channel);
-  MatrixB b;
-  b.set(0, start[row(8 * block + place.i()) * kChannels<float, K>]);
-  b.set(1, start[row(8 * block + place.i() + 4) * kChannels<float, K>]);
-  return b;
-}
+// A row of the table for every component, the right operands that go with them: for the thread's
+// channels 2 `half` and 2 `half` + 1.
+template <int K>
+class MixedRows {
+ public:
+  // row: of component k, Row<K>::scale and the like.
+  template <class RowOf>
+  __device__ MixedRows(const float* table, const MatrixThread& place, RowOf row) {
+    const int channel = place.m() / 2 * 4 + place.m() % 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float* const start = column_start<K>(table, place.warp_column() + channel + 2 * half);
+#pragma unroll
+      for (int block = 0; block < kMatrixBlocks<K>; ++block) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          value_[block][half][h] = start[row(8 * block + place.i() + 4 * h) * kChannels<float, K>];
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ MatrixB operand(int block, int half) const {
+    MatrixB b;
+    b.set(0, value_[block][half][0]);
+    b.set(1, value_[block][half][1]);
+    return b;
+  }
+
+ private:
+  float value_[kMatrixBlocks<K>][2][2];
+};
 
 }  // namespace mixnorm::cuda

@@ -80,12 +80,16 @@ struct Walked {
   Scalar scalar;
 };
 
+int matrix_threads(int components) {
+  return components > 8 ? kMatrixThreads<16> : kMatrixThreads<8>;
+}
+
 // Whether matrix products have kernels for the problem's groups, and not only lanes without
 // channels.
 bool fits_matrices(const Geometry& g, Scalar scalar) {
-  constexpr int kMost = kMatrixChannels * kMatrixLanes * kMatrixThreads / 32;
+  const int most = kMatrixChannels * kMatrixLanes * matrix_threads(g.components) / 32;
   return scalar != Scalar::kDouble && !g.per_channel && g.components >= kMatrixComponents &&
-         g.group_channels > kMatrixChannels && g.group_channels <= kMost;
+         g.group_channels > kMatrixChannels && g.group_channels <= most;
 }
 
 // matrix: by kernels for matrix products, if they serve the access.
@@ -234,7 +238,7 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = g.matrix        ? Held{kMatrixChannels, kMatrixPositions, kMatrixThreads}
+  const Held hold = g.matrix ? Held{kMatrixChannels, kMatrixPositions, matrix_threads(g.components)}
                     : g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
                                     : held(x.scalar, cut.compiled, cut.access);
   cut.held_channels = hold.channels;
