@@ -103,6 +103,8 @@ constexpr int kMatrixPositions = 4;
 constexpr int kMatrixLanes = 4;  // of channels
 template <int K>
 constexpr int kMatrixThreads = K > 8 ? 256 : 512;
+template <int K>
+constexpr int kMatrixBackwardThreads = K > 8 ? 256 : 384;
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
