@@ -14,6 +14,13 @@ enum class Access {
   kElements,   // one element at a time, any strides
 };
 
+// Whom a block waits for between the steps of a launch: the blocks whose sums it needs.
+enum class Scope {
+  kGrid,     // all: columns are shared out among them
+  kCluster,  // those that have the other chunks of its groups, a thread-block cluster
+  kBlock,    // nobody: it has all positions of its groups
+};
+
 struct Strides {
   int64_t n, c, l;
 };
@@ -26,6 +33,8 @@ struct Tensor {
 // A number of positions as rows of `length` and the rest: 0 <= l < length.
 struct RowStep {
   int64_t n, l;
+
+  bool operator==(const RowStep&) const = default;
 };
 
 MIXNORM_HOST_DEVICE RowStep row_step(int64_t positions, int64_t length) {
@@ -55,16 +64,25 @@ struct Geometry {
   int exchanged;      // sums of a position and component that channel warps exchange at once
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
-  bool alone;         // the one chunk's blocks run all steps, and none needs another's results
+  Scope scope;
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
+
+  bool operator==(const Geometry&) const = default;
 };
 
 MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }
 MIXNORM_HOST_DEVICE int warps(const Geometry& g) {
   return (g.per_channel ? 1 : g.block_groups) * g.channel_warps * g.position_warps;
 }
+
+// The blocks of the same groups are neighbours: a cluster is of such.
+MIXNORM_HOST_DEVICE int channel_block_of(const Geometry& g, int block) { return block / g.chunks; }
+MIXNORM_HOST_DEVICE int chunk_of(const Geometry& g, int block) { return block % g.chunks; }
+
+// Blocks of a cluster, at most: so many any GPU that has clusters can launch.
+constexpr int kMaxCluster = 8;
 
 // Tiles in flight while another is worked on, and that one.
 constexpr int kStages = 3;

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kMatrixBackwardThreads<K>, 1)
   const Partials<const float> partials{p.partials.sums, p.partials.masses};
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<float, K> scratch(shared, g, 2 * MatrixTiles<S, kAccess>::slot_bytes());
     if (step == kPrepareTables) {
       const Start<float> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};

@@ -1,5 +1,6 @@
-// The backward's sweeps by matrix products. dnu is a sum over channels of the features dy x' and dy,
-// x' and x'^2, of which the second two are the log-odds' too: both are made and exchanged at once.
+// The backward's sweeps by matrix products. dnu is a sum over channels of the features dy x' and
+// dy, x' and x'^2, of which the second two are the log-odds' too: both are made and exchanged at
+// once.
 #pragma once
 
 #include "cuda/gradients.cuh"
@@ -135,9 +136,9 @@ __device__ __forceinline__ void store_products(const Geometry& g, const MatrixTh
   }
 }
 
-// Leaves log-odds and, where wanted, dnu in the exchange, as its first and second K / 8 blocks. Loops
-// are not unrolled: operands of more than two channels and eight components have no registers. Ends
-// with a barrier.
+// Leaves log-odds and, where wanted, dnu in the exchange, as its first and second K / 8 blocks.
+// Loops are not unrolled: operands of more than two channels and eight components have no
+// registers. Ends with a barrier.
 template <class S, int K, Access kAccess>
 __device__ __forceinline__ void exchange_logits(const Geometry& g, const MatrixThread& place,
                                                 const float* table, const unsigned char* slot,
@@ -196,8 +197,8 @@ __device__ __forceinline__ void exchanged_weights(const Geometry& g, const Matri
     store_weights<K>(g, place, at, inside, scratch.nu, nu);
     if (!with_dlogit) return;
     float dnu[kBlocks][2], products[kBlocks][2];
-    exchanged_pairs<2 * kBlocks>(g, place,
-                                 scratch.exchange + K * g.channel_warps * g.tile_positions, at, dnu);
+    exchanged_pairs<2 * kBlocks>(
+        g, place, scratch.exchange + K * g.channel_warps * g.tile_positions, at, dnu);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -217,8 +218,8 @@ __device__ __forceinline__ void exchanged_weights(const Geometry& g, const Matri
   __syncthreads();
 }
 
-// Sums over components for the thread's channels 2 half and 2 half + 1: of weights (nu, dlogit) times
-// rows of the table.
+// Sums over components for the thread's channels 2 half and 2 half + 1: of weights (nu, dlogit)
+// times rows of the table.
 template <int K>
 class MixedSums {
  public:

@@ -94,7 +94,10 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
     }
     Tiles::write(g, place, tensors.dx, cursor, position, values);
   });
-  if (learned) store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
+  if (!learned) return;
+  // Computed again: the sweep has no register for it.
+  const int chunk = chunk_of(g, opaque(blockIdx.x));
+  store_own_sums<K>(g, place, sums, exchange, partials, chunk);
 }
 
 // After the steps of BackwardStep, where a mixture is learned.
@@ -113,7 +116,7 @@ __global__ void __launch_bounds__(kOwnThreads,
   const bool logits = K > 1 && a.responsibility_grad;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, 2 * OwnTiles<S, K, kAccess>::slot_bytes());
     if (step == kPrepareTables) {
       const Start<T> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};

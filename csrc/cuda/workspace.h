@@ -36,8 +36,8 @@ struct Buffers {
     const int64_t width = columns(cut.geometry), components = cut.allocated;
     barrier = workspace.take<unsigned int>(1);
     table = workspace.take<T>(table_rows(cut.allocated) * ((width + 3) / 4 * 4));
-    sums = workspace.take<T>(cut.max_chunks * 2 * components * width);
-    masses = workspace.take<T>(cut.max_chunks * cut.geometry.groups * components);
+    sums = workspace.take<T>(cut.workspace_chunks * 2 * components * width);
+    masses = workspace.take<T>(cut.workspace_chunks * cut.geometry.groups * components);
   }
 };
 

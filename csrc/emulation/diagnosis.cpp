@@ -14,6 +14,8 @@ const char* name_of(const Thread& thread) {
   switch (thread.wait) {
     case Wait::kBlock:
       return "waits at the barrier";
+    case Wait::kCluster:
+      return "waits at the cluster's barrier";
     case Wait::kSleep:
       return "spins";
     case Wait::kReturned:

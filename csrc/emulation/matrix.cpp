@@ -12,6 +12,13 @@ namespace {
 
 constexpr int kTerms = 8;
 
+// What a lane brings, and the sums that it takes.
+struct Operands {
+  const float* a;  // 4
+  const float* b;  // 2
+  float* sum;      // 4
+};
+
 float cut_to_tf32(float value) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & ~uint32_t{0x1fff});
 }
@@ -39,18 +46,21 @@ float sum_of_products(float start, const float (&x)[kTerms], const float (&y)[kT
 
 }  // namespace
 
-void multiply(const MatrixOperands* const (&lanes)[kWarpSize]) {
+void multiply(uint32_t present, const uint64_t (&values)[kWarpSize]) {
+  if (present != ~uint32_t{0}) fault("a matrix product without all lanes of the warp");
+  const auto of = [&](unsigned lane) -> const Operands& {
+    return *reinterpret_cast<const Operands*>(values[lane]);
+  };
   float a[16][kTerms], b[8][kTerms];  // b[column][row]
   for (unsigned lane = 0; lane < kWarpSize; ++lane) {
     const unsigned i = lane % 4, m = lane / 4;
-    for (unsigned e = 0; e < 4; ++e)
-      a[m + e % 2 * 8][i + e / 2 * 4] = cut_to_tf32(lanes[lane]->a[e]);
-    for (unsigned e = 0; e < 2; ++e) b[m][i + e * 4] = cut_to_tf32(lanes[lane]->b[e]);
+    for (unsigned e = 0; e < 4; ++e) a[m + e % 2 * 8][i + e / 2 * 4] = cut_to_tf32(of(lane).a[e]);
+    for (unsigned e = 0; e < 2; ++e) b[m][i + e * 4] = cut_to_tf32(of(lane).b[e]);
   }
   for (unsigned lane = 0; lane < kWarpSize; ++lane) {
     const unsigned i = lane % 4, m = lane / 4;
     for (unsigned e = 0; e < 4; ++e) {
-      float& sum = lanes[lane]->sum[e];
+      float& sum = of(lane).sum[e];
       sum = sum_of_products(sum, a[m + e / 2 * 8], b[2 * i + e % 2]);
     }
   }
@@ -58,7 +68,7 @@ void multiply(const MatrixOperands* const (&lanes)[kWarpSize]) {
 
 void multiply_matrices(float (&sum)[4], const float (&a)[4], const float (&b)[2],
                        std::source_location where) {
-  const MatrixOperands operands{a, b, sum};
+  const Operands operands{a, b, sum};
   warp_collective(Collective::kMultiply, ~0u, reinterpret_cast<uintptr_t>(&operands), 0, where);
 }
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FAMILIES = pytest.mark.parametrize(
-    "family", ["streaming", "resident", "small", "products", "general"]
+    "family", ["streaming", "resident", "cluster", "small", "products", "general"]
 )
 
 
@@ -75,6 +75,8 @@ def test_same_bits_under_every_schedule(
         ("streaming", 64 << 10),
         ("resident", 0),
         ("resident", 128 << 10),
+        ("cluster", 0),
+        ("cluster", 100 << 10),
         ("small", 128 << 10),
     ],
 )
@@ -91,6 +93,8 @@ def test_other_devices(
     A single channel is served as one mixture per channel.
     """
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
+    if family == "cluster" and multiprocessors == 1:
+        multiprocessors = 2  # of the smallest cluster
     torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
     check(Problem((4, channels, side, side), 3, emulated=True), em_iters=1)
 
@@ -98,12 +102,28 @@ def test_other_devices(
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
-    torch.ops.mixnorm_emulated.emulate(0, 0, False)
+    torch.ops.mixnorm_emulated.emulate(0, 0, False, False)
     problem = Problem((3, 17, 40, 40), 3, emulated=True)
     assert ops.cuda_plan(problem.x, 3, 1, emulated=True).startswith("streaming")
     check(problem)
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")
     with pytest.raises(RuntimeError, match="forward: the CUDA kernels do not serve x"):
+        problem.operators()
+
+
+def test_a_device_without_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan takes the whole grid there; clusters by name are an error that says so."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
+    problem = Problem((4, 2, 60, 60), 3, 2, emulated=True)
+    assert ops.cuda_plan(problem.x, 3, 2, emulated=True).startswith("cluster, a mixture per")
+    torch.ops.mixnorm_emulated.emulate(0, 0, True, False)
+    assert not ops.cuda_plan(problem.x, 3, 2, emulated=True).startswith("cluster")
+    check(problem)
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "cluster")
+    assert ops.cuda_plan(problem.x, 3, 2, emulated=True) == (
+        "not served: no thread-block clusters on this device"
+    )
+    with pytest.raises(RuntimeError, match="on this device, which has no thread-block clusters"):
         problem.operators()
 
 
