@@ -1,5 +1,7 @@
 #include "cuda/cut.h"
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
 
 namespace mixnorm::cuda {
@@ -66,17 +68,21 @@ struct Walked {
   Scalar scalar;
 };
 
-int matrix_threads(int components, const CutOptions& options) {
-  const bool backward = options.tensors > 1;
-  return components > 8 ? backward ? kMatrixBackwardThreads<16> : kMatrixThreads<16>
-         : backward     ? kMatrixBackwardThreads<8>
-                        : kMatrixThreads<8>;
+template <int K>
+int matrix_threads(Scalar scalar, const CutOptions& options) {
+  return options.tensors == 1       ? kMatrixThreads<K>
+         : scalar == Scalar::kFloat ? kMatrixBackwardThreads<float, K>
+                                    : kMatrixBackwardThreads<__half, K>;
+}
+int matrix_threads(Scalar scalar, int components, const CutOptions& options) {
+  return components > 8 ? matrix_threads<16>(scalar, options) : matrix_threads<8>(scalar, options);
 }
 
 // Whether matrix products have kernels for the problem's groups, and not only lanes without
 // channels.
 bool fits_matrices(const Geometry& g, Scalar scalar, const CutOptions& options) {
-  const int most = kMatrixChannels * kMatrixLanes * matrix_threads(g.components, options) / 32;
+  const int most =
+      kMatrixChannels * kMatrixLanes * matrix_threads(scalar, g.components, options) / 32;
   return options.matrix && scalar != Scalar::kDouble && !g.per_channel &&
          g.components >= kMatrixComponents && g.group_channels > kMatrixChannels &&
          g.group_channels <= most;
@@ -224,8 +230,8 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const int most = matrix_threads(g.components, options);
-  const Held hold = g.matrix        ? Held{kMatrixChannels, kMatrixPositions, most}
+  const int matrix_most = matrix_threads(x.scalar, g.components, options);
+  const Held hold = g.matrix        ? Held{kMatrixChannels, kMatrixPositions, matrix_most}
                     : g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
                                     : held(x.scalar, cut.compiled, cut.access);
   cut.held_channels = hold.channels;

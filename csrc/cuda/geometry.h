@@ -121,8 +121,9 @@ constexpr int kMatrixPositions = 4;
 constexpr int kMatrixLanes = 4;  // of channels
 template <int K>
 constexpr int kMatrixThreads = K > 8 ? 256 : 512;
-template <int K>
-constexpr int kMatrixBackwardThreads = K > 8 ? 256 : 384;
+// S: of the tensors, of which the backward has two.
+template <class S, int K>
+constexpr int kMatrixBackwardThreads = K > 8 ? 256 : sizeof(S) == 4 ? 384 : 512;
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).

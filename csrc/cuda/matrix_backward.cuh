@@ -8,7 +8,7 @@
 namespace mixnorm::cuda {
 
 template <class S, int K, Access kAccess>
-__global__ void __launch_bounds__(kMatrixBackwardThreads<K>, 1)
+__global__ void __launch_bounds__((kMatrixBackwardThreads<S, K>), 1)
     matrix_backward_kernel(const __grid_constant__ BackwardProblem<float> p, int first_step,
                            int last_step) {
   MIXNORM_DYNAMIC_SHARED(shared);
