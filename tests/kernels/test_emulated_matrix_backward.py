@@ -10,7 +10,7 @@ from tests.kernels.operators import Problem, check, relative_error
 from tests.support import Target
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small"])
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "cluster", "small"])
 
 
 @pytest.fixture(autouse=True)
