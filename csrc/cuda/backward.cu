@@ -87,8 +87,9 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
   }
+  // One sweep instead of two, but of one element at a time where matrix products would do.
   if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported &&
-      kernels.evaluate != nullptr) {
+      kernels.evaluate != nullptr && !c.geometry.matrix) {
     const Plan one = plan(mixture_cut, reinterpret_cast<const void*>(kernels.evaluate), 2,
                           launch.limits, Family::kStreaming);
     if (one.error != cudaSuccess) return one.error;
