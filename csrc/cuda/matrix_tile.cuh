@@ -35,7 +35,7 @@ struct MatrixThread : Thread<Access::kChannels, kMatrixChannels, kMatrixPosition
   // Of the warp's first channel.
   __device__ int warp_column() const { return opaque(column) - kMatrixChannels * i(); }
   // Its four neighbouring positions, among all of the tile.
-  __device__ int quad() const { return position_warp * 8 + m(); }
+  __device__ int quad() const { return opaque(position_warp) * 8 + m(); }
 };
 
 template <class S, Access kAccess>
@@ -103,7 +103,7 @@ struct SummedWeights {
 
   __device__ SummedWeights(const Geometry& g, const MatrixThread& place, const float* weights,
                            int block) {
-    const int first = place.position_warp * 8 + place.i();
+    const int first = opaque(place.position_warp) * 8 + place.i();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       load_weights<K>(g, place, weights, 8 * block + place.m(), first + 4 * h, value[h]);

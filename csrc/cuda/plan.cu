@@ -12,7 +12,7 @@ namespace {
 // occupancy of a block that takes all the shared memory.
 constexpr int kMaxOverflow = 4;
 // kSmallWork where a cluster of blocks is the other choice: its barriers take about a quarter of
-// the time.
+// the time (reasoned, not measured).
 constexpr int64_t kSmallWorkBesideClusters = kSmallWork / 4;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
@@ -88,20 +88,21 @@ int clusters_at_once(const Plan& p, const void* kernel) {
 // A cluster for the whole of its groups; an error where that does not serve.
 //
 // Beside a grid that is resident as a whole, it holds 2 to 8 blocks' shared memory of each group,
-// however many groups there are: x is read once where that grid would not fit and 3B forward and 5B
-// backward be moved. A cluster's barrier costs a tenth of a grid's, the launch is an ordinary one,
-// and another cluster of the multiprocessor works while one waits.
+// however many groups there are: 2B forward and 3B backward are moved where streaming, for want of
+// room, moves 3B and 5B. Its barrier is the multiprocessors' own, the launch an ordinary one, and
+// another cluster's block on the same multiprocessor works while one waits.
 //
-// Against it: a cluster's groups have at most 8 multiprocessors. Where clusters would leave more
-// than a quarter of those idle, what they save is lost again, unless the problem is so small that
-// the barriers of a grid take longest.
+// Against it: a cluster has at most 8 multiprocessors. Clusters that leave more than a third of
+// them all idle lose what they save, and what fits on chip is moved in the time of a few barriers
+// of a grid: at a quarter the saved barriers still pay. Reasoned, not measured.
 Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& limits,
                   Family family) {
   const auto refuse = [](const char* reason) { return refused(Family::kCluster, reason); };
   if (!limits.cluster_launch) return refuse("no thread-block clusters on this device");
   cudaFuncAttributes attributes{};
   const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-  if (error != cudaSuccess) return {error, "", Family::kCluster, {}, 0, 0, 0};
+  if (error != cudaSuccess)
+    return {error, cudaGetErrorString(error), Family::kCluster, {}, 0, 0, 0};
   if (attributes.ptxVersion < 90) return refuse("not compiled for thread-block clusters");
 
   const Geometry& g = cut.geometry;
@@ -124,8 +125,10 @@ Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& 
                          reason);
   };
   const auto serves = [&](const Plan& p) {
+    const bool asked = family == Family::kCluster;
+    if (!asked && !keeps_busy(p.blocks)) return false;  // a question less to the driver
     const int64_t at_once = std::min(g.channel_blocks, clusters_at_once(p, kernel));
-    return at_once > 0 && (family == Family::kCluster || keeps_busy(at_once * p.geometry.chunks));
+    return at_once > 0 && (asked || keeps_busy(at_once * p.geometry.chunks));
   };
 
   // The largest of which every block has a tile, and every multiprocessor two blocks at most.
