@@ -1,5 +1,7 @@
 #include "cuda/cut.h"
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
 
 namespace mixnorm::cuda {
@@ -66,16 +68,24 @@ struct Walked {
   Scalar scalar;
 };
 
-int matrix_threads(int components) {
-  return components > 8 ? kMatrixThreads<16> : kMatrixThreads<8>;
+template <int K>
+int matrix_threads(Scalar scalar, const CutOptions& options) {
+  return options.tensors == 1       ? kMatrixThreads<K>
+         : scalar == Scalar::kFloat ? kMatrixBackwardThreads<float, K>
+                                    : kMatrixBackwardThreads<__half, K>;
+}
+int matrix_threads(Scalar scalar, int components, const CutOptions& options) {
+  return components > 8 ? matrix_threads<16>(scalar, options) : matrix_threads<8>(scalar, options);
 }
 
 // Whether matrix products have kernels for the problem's groups, and not only lanes without
 // channels.
-bool fits_matrices(const Geometry& g, Scalar scalar) {
-  const int most = kMatrixChannels * kMatrixLanes * matrix_threads(g.components) / 32;
-  return scalar != Scalar::kDouble && !g.per_channel && g.components >= kMatrixComponents &&
-         g.group_channels > kMatrixChannels && g.group_channels <= most;
+bool fits_matrices(const Geometry& g, Scalar scalar, const CutOptions& options) {
+  const int most =
+      kMatrixChannels * kMatrixLanes * matrix_threads(scalar, g.components, options) / 32;
+  return options.matrix && scalar != Scalar::kDouble && !g.per_channel &&
+         g.components >= kMatrixComponents && g.group_channels > kMatrixChannels &&
+         g.group_channels <= most;
 }
 
 // matrix: by kernels for matrix products, if they serve the access.
@@ -215,12 +225,13 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     walked.tensors[walked.count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length,
                                                    t.strides.n, t.strides.c, t.strides.l});
   }
-  const bool matrix = options.matrix && fits_matrices(g, x.scalar);
+  const bool matrix = fits_matrices(g, x.scalar, options);
   cut.access = access_of(g, walked, matrix);
   g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = g.matrix ? Held{kMatrixChannels, kMatrixPositions, matrix_threads(g.components)}
+  const int matrix_most = matrix_threads(x.scalar, g.components, options);
+  const Held hold = g.matrix        ? Held{kMatrixChannels, kMatrixPositions, matrix_most}
                     : g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
                                     : held(x.scalar, cut.compiled, cut.access);
   cut.held_channels = hold.channels;
@@ -236,11 +247,20 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     return cut;
   }
   cut.supported = true;
+  g.exchanged = g.matrix ? options.tensors : 1;
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
   size_tiles(cut, 1);
+  const auto streams = [&](const Cut& some) {
+    return slots_within(some, options.tensors, limits.shared_memory_per_block) >= kStages;
+  };
+  if (g.matrix && !streams(cut)) {
+    return mixnorm::cuda::cut(x, others, components, groups, limits, {options.max_threads});
+  }
   // Wider tiles where every multiprocessor still gets one.
-  while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors &&
-         widen_tiles(cut)) {
+  while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
+    Cut wider = cut;
+    if (!widen_tiles(wider) || (g.matrix && !streams(wider))) break;
+    cut = wider;
   }
 
   const int64_t multiprocessors = limits.multiprocessors;
@@ -253,6 +273,12 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
   cut.workspace_chunks = std::max(cut.max_chunks, kMaxCluster);
   return cut;
+}
+
+void share_workspace(Cut& a, Cut& b) {
+  const auto larger = [](int& first, int& second) { first = second = std::max(first, second); };
+  larger(a.geometry.group_columns, b.geometry.group_columns);
+  larger(a.workspace_chunks, b.workspace_chunks);
 }
 
 bool widen_tiles(Cut& cut) {

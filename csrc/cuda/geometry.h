@@ -61,6 +61,7 @@ struct Geometry {
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
   bool per_channel;   // groups of one channel: those of a block lie along the lanes of its warps
   bool matrix;        // sums over channels, components and positions are matrix products
+  int exchanged;      // sums of a position and component that channel warps exchange at once
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
   Scope scope;
@@ -120,6 +121,9 @@ constexpr int kMatrixPositions = 4;
 constexpr int kMatrixLanes = 4;  // of channels
 template <int K>
 constexpr int kMatrixThreads = K > 8 ? 256 : 512;
+// S: of the tensors, of which the backward has two.
+template <class S, int K>
+constexpr int kMatrixBackwardThreads = K > 8 ? 256 : sizeof(S) == 4 ? 384 : 512;
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
@@ -139,7 +143,8 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
     return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
             0};
   }
-  const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
+  const int64_t logits =
+      int64_t(g.exchanged) * components * g.block_groups * g.channel_warps * g.tile_positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
   const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;

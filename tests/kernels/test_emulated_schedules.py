@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FAMILIES = pytest.mark.parametrize(
-    "family", ["streaming", "resident", "cluster", "small", "general"]
+    "family", ["streaming", "resident", "cluster", "small", "products", "general"]
 )
 
 
@@ -41,6 +41,10 @@ def results(
     if family == "general":  # what the others do not serve
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
         problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
+    elif family == "products":  # many components; with several tiles in one place, one after another
+        monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "streaming")
+        torch.ops.mixnorm_emulated.emulate(1, 0, True)
+        problem = Problem(shape, 9, groups, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
         problem = Problem(shape, components, groups, emulated=True, **options)
@@ -53,7 +57,8 @@ def results(
 def test_same_bits_under_every_schedule(
     family: str, channels: int, groups: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = (monkeypatch, (3, channels, 9, 9), groups)
+    shape = (3, 20, 10, 10) if family == "products" else (3, channels, 9, 9)
+    case = (monkeypatch, shape, min(groups, 4) if family == "products" else groups)
     first = results(family, *case, channels_last=channels_last)
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
@@ -166,7 +171,10 @@ def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -
     places = set()
     unnoticed = set()
     many = (1, 3, 1500 if family == "general" else 6000)
-    for shape, groups in (((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)):
+    cases = [((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)]
+    if family == "products":
+        cases = [((3, 40, 6, 6), 1), ((1, 8, 5000), 1)]
+    for shape, groups in cases:
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
         expected = results(family, monkeypatch, shape, groups)
