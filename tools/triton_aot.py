@@ -159,11 +159,13 @@ def count_loop(
     elements: float,
     holding: str = "",
     repeats: Callable[[set[str]], float] = lambda operations: 1.0,
+    *,
+    nested: bool = False,
 ) -> LoopCounts:
     """The longest loop of one kernel's machine code, whose threads hold so many elements.
 
     ``holding``: an operation that it must have. ``repeats`` says how often a thread runs a loop
-    within it that has these operations.
+    within it that has these operations; with ``nested``, those within such loops, too.
     """
     lines = _disassembled(cubin)
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\.(L_x_\d+):", line))}
@@ -183,10 +185,13 @@ def count_loop(
     weights = [1.0] * len(lines)
     inner: list[tuple[int, int]] = []
     for first, last in jumps:
-        if begin < first and last < end and all(last < a or first > b for a, b in inner):
+        apart = nested or all(last < a or first > b for a, b in inner)
+        if begin < first and last < end and apart:
             inner.append((first, last))
             stems = {op.split(".")[0] for op in operations[first : last + 1]}
-            weights[first : last + 1] = [repeats(stems)] * (last + 1 - first)
+            times = repeats(stems)
+            for i in range(first, last + 1):
+                weights[i] *= times
 
     counts: Counter[str] = Counter()
     for operation, weight in zip(operations[begin:end], weights[begin:end], strict=True):

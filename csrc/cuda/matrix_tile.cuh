@@ -43,8 +43,9 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
   using Base = Tiles<S, kAccess, MatrixThread>;
 
   // Positions of the lanes i and i + 4, 4 each, of the two channels whose sums the lane has: what
-  // the operands of sums over positions are made of. Others wrote it, before a barrier; the slot
-  // may be written to again afterwards.
+  // the operands of sums over positions are made of. Others wrote it, before a barrier. The slot
+  // may be written to again after the products, which no lane gets past before all lanes have what
+  // they read.
   __device__ static __forceinline__ void read_summed(const unsigned char* slot,
                                                      const MatrixThread& place,
                                                      float (&x)[2][2][4]) {
@@ -70,7 +71,6 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
         }
       }
     }
-    __syncwarp();
   }
 };
 
