@@ -112,7 +112,9 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
     return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
             0};
   }
-  const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
+  // Log-odds and dnu of the positions, these in whole warps.
+  const int64_t logits = int64_t(2 * components - 1) * g.block_groups * g.channel_warps *
+                         ((g.tile_positions + 31) / 32 * 32);
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
   const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;

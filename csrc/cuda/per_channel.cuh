@@ -31,12 +31,6 @@ struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kA
   }
 };
 
-// Of the tile's, how many the tensor has.
-__device__ __forceinline__ int positions_inside(const Geometry& g, int64_t position) {
-  const int64_t rest = g.positions - position;
-  return rest < g.tile_positions ? static_cast<int>(rest) : g.tile_positions;
-}
-
 template <class S, int K, Access kAccess>
 using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
 
@@ -60,7 +54,7 @@ __device__ __forceinline__ void own_responsibilities(const Rows& rows, int c, T 
       const T slope = rows.row(Row<K>::quadratic(k)).value[c] * x;
       nu[k] =
           x * (slope + rows.row(Row<K>::linear(k)).value[c]) + rows.row(Row<K>::odds(k)).value[c];
-      top = nu[k] > top ? nu[k] : top;
+      top = fmax(top, nu[k]);
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {

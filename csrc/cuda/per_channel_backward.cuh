@@ -19,12 +19,12 @@ __device__ void sum_own_output_gradients(const Geometry& g, const GradientTensor
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned, false> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, const auto&, int count) {
     T x[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
-    Tiles::read(slot, x);
-    Tiles::read(slot + Tiles::slot_bytes(), dy);
+    Tiles::read(slot, 0, x);
+    Tiles::read(slot, 1, dy);
     centre(x, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
+
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
       const bool inside = place.inside(r, count);
@@ -53,12 +53,12 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
   const auto rows = own_rows<K, 0, Row<K>::scale_sum(0)>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, const auto& output, int count) {
     T values[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
-    Tiles::read(slot, values);
-    Tiles::read(slot + Tiles::slot_bytes(), dy);
+    Tiles::read(slot, 0, values);
+    Tiles::read(slot, 1, dy);
     centre(values, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
+
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
       const bool inside = place.inside(r, count);
@@ -92,7 +92,7 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
         values[c][r] = dx;
       }
     }
-    Tiles::write(g, place, tensors.dx, cursor, position, values);
+    output.write(values);
   });
   if (learned) store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
 }

@@ -18,11 +18,11 @@ __device__ void sum_own_moments(const Geometry& g, const Tensor& x, const T* tab
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, const auto&, int count) {
     T values[Place::kOwned][Place::kHeld];
-    Walk::Tiles::read(slot, values);
+    Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
+
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
       const bool inside = place.inside(r, count);
@@ -47,9 +47,9 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
   const Place& place = walk.place;
   const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, const auto& output, int count) {
     T values[Place::kOwned][Place::kHeld];
-    Walk::Tiles::read(slot, values);
+    Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
@@ -66,7 +66,7 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
         values[c][r] = y;
       }
     }
-    Walk::Tiles::write(g, place, y, cursor, position, values);
+    output.write(values);
   });
 }
 

@@ -144,7 +144,9 @@ bool cut_groups(Cut& cut, int max_warps) {
   if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
   g.channel_lanes = 1;
   const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
-  while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
+  // Neighbours in memory; where those are positions, lanes of channels only cost shuffles.
+  const int together = cut.access == Access::kPositions ? 1 : 4;
+  while (g.channel_lanes < std::min<int64_t>(lanes, together)) g.channel_lanes *= 2;
   while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
   while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
   g.channel_warps = channel_warps();
