@@ -21,7 +21,7 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
-PER_CHANNEL_ELEMENTS = 8
+PER_CHANNEL_ELEMENTS = 16
 """Where every channel has a mixture: 8 positions of one channel, or 4 of two."""
 POSITIONS = 64
 """Of a tile: the responsibilities of each are one thread's work."""

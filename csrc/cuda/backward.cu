@@ -85,9 +85,11 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
     problem.geometry = one.geometry;
     return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
+  const int steps = c.geometry.per_channel
+                        ? own_backward_steps(arguments.constant_statistics, learned)
+                        : kBackwardSteps;
   const cudaError_t error =
-      run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
-          launch.stream);
+      run(p, kernels.backward, problem, steps, buffers.barrier, launch.stream);
   if (error != cudaSuccess || !mixture) return error;
   const Plan mixture_plan = plan(mixture_cut, reinterpret_cast<const void*>(kernels.mixture), 2,
                                  launch.limits, Family::kStreaming);

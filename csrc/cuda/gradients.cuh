@@ -62,10 +62,10 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
              partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
 }
 
-// Leaves nu and dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory: dnu needs no nu, so its
-// parts and those of the log-odds meet at once. kMoments: statistics of the batch depend on x.
-// Without `wanted` dlogit is 0. Adds dlogit to the thread's share of `mass` unless that is null. Ends
-// with a barrier.
+// Leaves nu and dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory: dnu needs no nu, so
+// its parts and those of the log-odds meet at once. kMoments: statistics of the batch depend on x.
+// Without `wanted` dlogit is 0. Adds dlogit to the thread's share of `mass` unless that is null.
+// Ends with a barrier.
 template <int K, bool kMoments, class Tile, class Place, class T>
 __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& place,
                                                 const Tile& tile, const typename Tile::Rows& rows,
@@ -117,8 +117,8 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
   __syncthreads();
 }
 
-// Adds sum dlogit (linear + 2 quadratic x') to dx: the log-odds' slopes serve for the logits', since
-// the dlogit of a position sum to 0.
+// Adds sum dlogit (linear + 2 quadratic x') to dx: the log-odds' slopes serve for the logits',
+// since the dlogit of a position sum to 0.
 template <int K, class Tile, class Place, class T, int kOwned, int kHeld>
 __device__ __forceinline__ void add_logit_gradients(const Geometry& g, const Place& place,
                                                     const Tile& tile,

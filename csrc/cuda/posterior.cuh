@@ -64,8 +64,8 @@ __device__ __forceinline__ int row_width(const Geometry& g) {
   return K > 4 ? opaque(g.tile_positions) : g.tile_positions;
 }
 
-// The exchange: [group slot][channel warp][32 positions][row][position of those], so that the rows of
-// a position are at distances known to the compiler.
+// The exchange: [group slot][channel warp][32 positions][row][position of those], so that the rows
+// of a position are at distances known to the compiler.
 template <int kRows>
 __device__ __forceinline__ int exchange_width(const Geometry& g) {
   return (g.tile_positions + 31) / 32 * 32 * kRows;
@@ -189,8 +189,7 @@ __device__ __forceinline__ void position_responsibilities(const Geometry& g, con
 template <int K, class Place, class T, int N, int kHeld, class Odds>
 __device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
                                                  const T (&x)[N][kHeld], const Odds& odds,
-                                                 int count, const Scratch<T, K>& scratch,
-                                                 T* mass) {
+                                                 int count, const Scratch<T, K>& scratch, T* mass) {
   static_assert(K > 1, "a single component's are 1");
   T partial[K - 1][kHeld] = {};
   add_log_odds<K>(x, odds, partial);
@@ -220,8 +219,7 @@ __device__ __forceinline__ const T* row_of(const Geometry& g, const Place& place
 // nu of component k at the thread's positions.
 template <int K, class Place, class T, int kHeld>
 __device__ __forceinline__ void load_responsibility(const Geometry& g, const Place& place, int k,
-                                                    int count, const T* nu,
-                                                    T (&out)[kHeld]) {
+                                                    int count, const T* nu, T (&out)[kHeld]) {
   if constexpr (K == 1) {
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {

@@ -53,16 +53,16 @@ class Route {
                   place.channel * strides_[t].c * kSize;
     }
     // Rows that are joined to one have no end.
-    row_ = joined_ ? Here{1, {}} : distance({-1, g.length});
-    lane_ = distance(g.lane_step);
+    row_ = joined_ ? Here{1, {}} : distance(g, {-1, g.length});
+    lane_ = distance(g, g.lane_step);
     const RowStep back{-g.tile_step.n - (g.tile_step.l > 0),
                        g.tile_step.l > 0 ? g.length - g.tile_step.l : 0};
-    tile_ = distance(up ? g.tile_step : back);
+    tile_ = distance(g, up ? g.tile_step : back);
   }
 
   // Of this position, some tiles further.
   __device__ Here at(const Geometry& g, int64_t position, int tiles) const {
-    Here here = distance(row_step(position, g.length));
+    Here here = distance(g, row_step(position, g.length));
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) here.bytes[t] += start_[t];
     for (int i = 0; i < tiles; ++i) next_tile(here);
@@ -106,11 +106,12 @@ class Route {
  private:
   static constexpr int64_t kSize = sizeof(S);
 
-  __device__ Here distance(const RowStep& step) const {
+  __device__ Here distance(const Geometry& g, const RowStep& step) const {
     Here result{joined_ ? 0 : static_cast<int>(step.l), {}};
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) {
-      result.bytes[t] = (step.n * strides_[t].n + step.l * strides_[t].l) * kSize;
+      const Strides& s = strides_[t];
+      result.bytes[t] = (step.n * (joined_ ? g.length * s.l : s.n) + step.l * s.l) * kSize;
     }
     return result;
   }

@@ -42,14 +42,13 @@ struct Tiles {
   __device__ static __forceinline__ void copy(const Place& place, const Route<kTensors>& route,
                                               const Spot<kTensors>& here, int count,
                                               unsigned char* slot) {
-    route.for_chunks(place, here, count,
-                     [&](int chunk, const int64_t(&bytes)[kTensors], bool exists) {
+    route.for_chunks(
+        place, here, count, [&](int chunk, const int64_t (&bytes)[kTensors], bool exists) {
 #pragma unroll
-                       for (int t = 0; t < kTensors; ++t) {
-                         copy_async(chunk_at(slot, t, chunk),
-                                    reinterpret_cast<const void*>(bytes[t]), exists);
-                       }
-                     });
+          for (int t = 0; t < kTensors; ++t) {
+            copy_async(chunk_at(slot, t, chunk), reinterpret_cast<const void*>(bytes[t]), exists);
+          }
+        });
   }
 
   __device__ static __forceinline__ void read(unsigned char* slot, int tensor,
@@ -71,7 +70,7 @@ struct Tiles {
     int count;
 
     __device__ __forceinline__ void write(const T (&y)[kOwned][kHeld]) const {
-      route.for_chunks(place, here, count, [&](int chunk, const int64_t(&bytes)[1], bool exists) {
+      route.for_chunks(place, here, count, [&](int chunk, const int64_t (&bytes)[1], bool exists) {
         T values[kWidth];
 #pragma unroll
         for (int w = 0; w < kWidth; ++w) values[w] = y[channel_of(chunk, w)][position_of(chunk, w)];
