@@ -62,13 +62,12 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   if (p.error != cudaSuccess) return p.error;
   Workspace workspace(launch.workspace);
   const Buffers<T> buffers(workspace, c);
-  BackwardProblem<T> problem{
-      p.geometry,
-      {flattened(p.geometry, x), flattened(p.geometry, dy), flattened(p.geometry, x, dx)},
-      arguments,
-      {buffers.sums, buffers.masses},
-      buffers.table,
-      buffers.barrier};
+  const auto tensors = [&](const Geometry& g) {
+    return GradientTensors<T>{flattened(g, x), flattened(g, dy), flattened(g, x, dx)};
+  };
+  BackwardProblem<T> problem{p.geometry,    tensors(p.geometry),
+                             arguments,     {buffers.sums, buffers.masses},
+                             buffers.table, buffers.barrier};
   if (sums_alone) {
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kSumOutputGradients, kMergeOutputGradients}, launch.stream);
@@ -83,6 +82,7 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
                           launch.limits, Family::kStreaming);
     if (one.error != cudaSuccess) return one.error;
     problem.geometry = one.geometry;
+    problem.tensors = tensors(one.geometry);
     return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
   const int steps = c.geometry.per_channel
@@ -95,6 +95,7 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
                                  launch.limits, Family::kStreaming);
   if (mixture_plan.error != cudaSuccess) return mixture_plan.error;
   problem.geometry = mixture_plan.geometry;
+  problem.tensors = tensors(mixture_plan.geometry);
   return run(mixture_plan, kernels.mixture, problem, kMixtureSteps, buffers.barrier, launch.stream);
 }
 

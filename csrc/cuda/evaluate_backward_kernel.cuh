@@ -21,7 +21,7 @@ __device__ void differentiate_evaluation(const Geometry& g, const GradientTensor
   sum_moment_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, const auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
     const Tile tile(slot, rows);
     if constexpr (K > 1) {
       logit_gradients<K, false>(g, place, tile, rows, count, responsibility_grad, scratch,

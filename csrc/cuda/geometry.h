@@ -18,9 +18,18 @@ struct Strides {
   int64_t n, c, l;
 };
 
+// From a tile to the next or, in reverse, to the one before; from one of a thread's chunks of
+// positions to its next; of a whole row. As places in a row, or as bytes of a tensor, which at a
+// row's end go back by `row`.
+template <class T>
+struct Steps {
+  T next, last, chunk, row;
+};
+
 struct Tensor {
   const void* data;
   Strides strides;
+  Steps<int64_t> steps;
 };
 
 // A number of positions as rows of `length` and the rest: 0 <= l < length.
@@ -56,6 +65,7 @@ struct Geometry {
   bool alone;         // the one chunk's blocks run all steps, and none needs another's results
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
+  Steps<int> steps;   // the same as places in a row; of one row that never ends, 0 and 1
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 };
 
@@ -84,11 +94,15 @@ constexpr int kMixtureThreads = 256;
 template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
-constexpr int kOwnPositions = kAccess == Access::kPositions  ? 16
-                              : kAccess == Access::kChannels ? 8
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
+                              : kAccess == Access::kChannels ? 4
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;
+// Parts of a tile, of so many positions each: more of them to a tile are fewer steps from tile to
+// tile, and registers are needed for one at a time.
+template <Access kAccess>
+constexpr int kOwnParts = kAccess == Access::kElements ? 1 : 2;
 constexpr int kOwnThreads = 256;
 // Of a multiprocessor, at least: threads with few channels and components can do with half of the
 // registers.

@@ -40,7 +40,7 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
   sum_odds_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, const auto&, int count) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     // dy is 0 outside the tensor, which keeps what x' is there out of the sums.
     Tile tile(slot, rows);
     if constexpr (K > 1) {
@@ -154,7 +154,7 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
   sum_odds_constants<K>(g, place, table, scratch);
   sum_moment_constants<K>(g, place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, const auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
     const Tile tile(slot, rows);
     if constexpr (K > 1) {
       logit_gradients<K, true>(g, place, tile, rows, count, responsibility_grad, scratch,

@@ -22,7 +22,7 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, const auto&, int count) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     const Tile tile(slot, rows);
     logit_gradients<K, true>(g, place, tile, rows, count, true, scratch, mass);
     T squares[kOwned][kHeld];

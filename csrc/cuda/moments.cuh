@@ -18,7 +18,7 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, const auto&, int count) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     T values[kOwned][kHeld];
     W::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));

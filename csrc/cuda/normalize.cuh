@@ -17,7 +17,7 @@ __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, c
                                                                                   place.column);
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, y, [&](unsigned char* slot, const auto& output, int count) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count) {
     T values[kOwned][kHeld];
     W::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));

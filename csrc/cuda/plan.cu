@@ -1,6 +1,7 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "cuda/general.h"
 
@@ -57,9 +58,11 @@ Held held(Scalar scalar, int compiled, Access access) {
 template <class T, int K>
 Held held_of_own(Access access) {
   return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
-          access == Access::kPositions  ? kOwnPositions<T, K, Access::kPositions>
-          : access == Access::kChannels ? kOwnPositions<T, K, Access::kChannels>
-                                        : kOwnPositions<T, K, Access::kElements>,
+          access == Access::kPositions
+              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<Access::kPositions>
+          : access == Access::kChannels
+              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<Access::kChannels>
+              : kOwnPositions<T, K, Access::kElements>,
           kOwnThreads};
 }
 
@@ -72,6 +75,10 @@ Held held_of_own(Scalar scalar, int compiled, Access access) {
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
+
+RowStep reverse(const RowStep& step, int64_t length) {
+  return {-step.n - (step.l > 0), step.l > 0 ? length - step.l : 0};
+}
 
 // What a problem's sweeps walk, x first.
 struct Walked {
@@ -108,6 +115,11 @@ void size_tiles(Cut& cut, int position_warps) {
   g.tiles = ceil_div(g.positions, g.tile_positions);
   g.tile_step = row_step(g.tile_positions, g.length);
   g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
+  g.steps = {0, 0, 0, 1};
+  if (g.length != g.positions) {
+    g.steps = {int(g.tile_step.l), int(reverse(g.tile_step, g.length).l), int(g.lane_step.l),
+               int(g.length)};
+  }
   cut.slot_bytes =
       int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
   cut.scratch_bytes =
@@ -125,9 +137,17 @@ int compiled_components(Scalar scalar, Access access, int64_t components) {
 }
 
 Tensor flattened(const Geometry& g, const Input& x) {
-  if (g.length != g.positions || x.batch == 1) return {x.data, strides_of(x)};
-  // One row: the next position of a sample of one position is the next sample's.
-  return {x.data, {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l}};
+  const bool one_row = g.length == g.positions;
+  Tensor t{x.data, strides_of(x), {}};
+  // The next position of a sample of one position is the next sample's.
+  if (one_row && x.batch > 1) t.strides = {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l};
+  const int64_t size = size_of(x.scalar), row = one_row ? g.length * t.strides.l : t.strides.n;
+  const auto bytes = [&](const RowStep& step) {
+    return (step.n * row + step.l * t.strides.l) * size;
+  };
+  t.steps = {bytes(g.tile_step), bytes(reverse(g.tile_step, g.length)), bytes(g.lane_step),
+             bytes({-1, g.length})};
+  return t;
 }
 
 Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
@@ -202,6 +222,10 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.components = int(components);
   g.per_channel = groups == x.channels;
 
+  if (x.length > std::numeric_limits<int>::max() / 2 && x.batch > 1) {
+    cut.reason = "rows are longer than 2^30";
+    return cut;
+  }
   const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
   const bool joined =
       x.batch <= 1 ||

@@ -28,67 +28,62 @@ struct Cursor {
   __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
 };
 
-// A place in a row, and the bytes to there in each of several tensors; or a distance, likewise.
+// A place in its row, and the address of that in each of several tensors.
 template <int kTensors>
 struct Spot {
   int l;
   int64_t bytes[kTensors];
 };
 
-// One thread's way through several tensors: products of strides are made once, from tile to tile
-// there are only sums. A spot outside the tensors is an address that nobody uses.
+// One thread's way through several tensors: from tile to tile there are only sums, of what the plan
+// has multiplied. A spot outside the tensors is an address that nobody uses.
 template <class S, Access kAccess, class Place, int kTensors>
 class Route {
  public:
   using Here = Spot<kTensors>;
 
   // up: tiles come in order, else in reverse.
-  __device__ Route(const Geometry& g, const Place& place, const Tensor (&tensors)[kTensors],
-                   bool up)
-      : joined_(g.length == g.positions) {
+  __device__ Route(const Geometry& g, const Tensor (&tensors)[kTensors], bool up) : g_(g), up_(up) {
 #pragma unroll
-    for (int t = 0; t < kTensors; ++t) {
-      strides_[t] = tensors[t].strides;
-      start_[t] = static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensors[t].data)) +
-                  place.channel * strides_[t].c * kSize;
-    }
-    // Rows that are joined to one have no end.
-    row_ = joined_ ? Here{1, {}} : distance(g, {-1, g.length});
-    lane_ = distance(g, g.lane_step);
-    const RowStep back{-g.tile_step.n - (g.tile_step.l > 0),
-                       g.tile_step.l > 0 ? g.length - g.tile_step.l : 0};
-    tile_ = distance(g, up ? g.tile_step : back);
+    for (int t = 0; t < kTensors; ++t) tensors_[t] = tensors[t];
   }
 
   // Of this position, some tiles further.
-  __device__ Here at(const Geometry& g, int64_t position, int tiles) const {
-    Here here = distance(g, row_step(position, g.length));
+  __device__ Here at(const Place& place, int64_t position, int tiles) const {
+    const bool one_row = g_.length == g_.positions;
+    const RowStep from_start = one_row ? RowStep{0, position} : row_step(position, g_.length);
+    Here here{one_row ? 0 : static_cast<int>(from_start.l), {}};
 #pragma unroll
-    for (int t = 0; t < kTensors; ++t) here.bytes[t] += start_[t];
+    for (int t = 0; t < kTensors; ++t) {
+      const Strides& s = tensors_[t].strides;
+      const int64_t elements = place.channel * s.c + from_start.n * s.n + from_start.l * s.l;
+      here.bytes[t] =
+          static_cast<int64_t>(reinterpret_cast<uintptr_t>(tensors_[t].data)) + elements * kSize;
+    }
     for (int i = 0; i < tiles; ++i) next_tile(here);
     return here;
   }
-  __device__ __forceinline__ void next_tile(Here& here) const { move(here, tile_); }
 
-  // Calls f(chunk, addresses, exists) for every chunk of the thread. `count`: of the tile's
-  // positions, those that exist.
+  __device__ __forceinline__ void next_tile(Here& here) const {
+    move(here, up_ ? g_.steps.next : g_.steps.last,
+         [&](const Steps<int64_t>& steps) { return up_ ? steps.next : steps.last; });
+  }
+
+  // Calls f(chunk, addresses, exists) for every chunk of one of the thread's parts, and moves on to
+  // the next. `count`: of the positions from the part's first on, those that exist.
   template <class F>
-  __device__ __forceinline__ void for_chunks(const Place& place, Here here, int count,
+  __device__ __forceinline__ void for_chunks(const Place& place, Here& here, int count,
                                              F&& f) const {
     constexpr int kOwned = Place::kOwned, kHeld = Place::kHeld;
-    if constexpr (kAccess == Access::kChannels) {
+    constexpr int kWidth = kAccess == Access::kPositions ? 4 : 1;
 #pragma unroll
-      for (int r = 0; r < kHeld; ++r) {
-        const bool inside = place.position(r) < count;
+    for (int r = 0; r < kHeld; r += kWidth) {
+      const bool inside = place.position(r) < count;
+      if constexpr (kAccess == Access::kChannels) {
         f(r, here.bytes, inside && place.owned == kOwned);
 #pragma unroll
-        for (int t = 0; t < kTensors; ++t) here.bytes[t] += strides_[t].l * kSize;
-      }
-    } else {
-      constexpr int kWidth = kAccess == Access::kPositions ? 4 : 1;
-#pragma unroll
-      for (int r = 0; r < kHeld; r += kWidth) {
-        const bool inside = place.position(r) < count;
+        for (int t = 0; t < kTensors; ++t) here.bytes[t] += tensors_[t].strides.l * kSize;
+      } else {
         int64_t bytes[kTensors];
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) bytes[t] = here.bytes[t];
@@ -96,9 +91,9 @@ class Route {
         for (int c = 0; c < kOwned; ++c) {
           f(c * kHeld / kWidth + r / kWidth, bytes, inside && c < place.owned);
 #pragma unroll
-          for (int t = 0; t < kTensors; ++t) bytes[t] += strides_[t].c * kSize;
+          for (int t = 0; t < kTensors; ++t) bytes[t] += tensors_[t].strides.c * kSize;
         }
-        if (r + kWidth < kHeld) move(here, lane_);
+        move(here, g_.steps.chunk, [](const Steps<int64_t>& steps) { return steps.chunk; });
       }
     }
   }
@@ -106,30 +101,21 @@ class Route {
  private:
   static constexpr int64_t kSize = sizeof(S);
 
-  __device__ Here distance(const Geometry& g, const RowStep& step) const {
-    Here result{joined_ ? 0 : static_cast<int>(step.l), {}};
+  template <class Of>
+  __device__ __forceinline__ void move(Here& here, int step, Of step_of) const {
+    here.l += step;
+    const bool ends = here.l >= g_.steps.row;
+    if (ends) here.l -= g_.steps.row;
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) {
-      const Strides& s = strides_[t];
-      result.bytes[t] = (step.n * (joined_ ? g.length * s.l : s.n) + step.l * s.l) * kSize;
-    }
-    return result;
-  }
-  __device__ __forceinline__ void move(Here& here, const Here& step) const {
-    here.l += step.l;
-    const bool ends = here.l >= row_.l;
-    if (ends) here.l -= row_.l;
-#pragma unroll
-    for (int t = 0; t < kTensors; ++t) {
-      here.bytes[t] += step.bytes[t];
-      if (ends) here.bytes[t] -= row_.bytes[t];
+      here.bytes[t] += step_of(tensors_[t].steps);
+      if (ends) here.bytes[t] -= tensors_[t].steps.row;
     }
   }
 
-  bool joined_;
-  Strides strides_[kTensors];
-  int64_t start_[kTensors];
-  Here row_, lane_, tile_;
+  const Geometry& g_;
+  Tensor tensors_[kTensors];
+  bool up_;
 };
 
 }  // namespace mixnorm::cuda

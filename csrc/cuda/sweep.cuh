@@ -51,8 +51,9 @@ struct WalkOver {
   bool loaded;  // resident tiles are in their slots
   bool up;
 
-  // Calls body(slot, output, count) for every tile: the thread's own slot with its parts of the
-  // tensors, its place in `written`, and how many of the tile's positions exist.
+  // Calls body(slot, output, count) for every part of every tile: the thread's own slot with what
+  // it has of the tensors, its place in `written`, and how many positions exist from the part's
+  // first.
   template <int kTensors, class Body>
   __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], const Tensor& written,
                         Body&& body) const {
@@ -68,13 +69,13 @@ struct WalkOver {
     const auto positions_from = [&](int tile) { return positions - tile * g.tile_positions; };
 
     const Tensor outputs[] = {written};
-    const typename Tiles::template Route<kTensors> in(g, place, tensors, up);
-    const typename Tiles::template Route<1> out(g, place, outputs, up);
+    const typename Tiles::template Route<kTensors> in(g, tensors, up);
+    const typename Tiles::template Route<1> out(g, outputs, up);
     // Results lie where the loads were some tiles ago.
     const int64_t behind = first + place.position(0) +
                            int64_t(up ? 1 - kStages : count + kStages - 2) * g.tile_positions;
-    Spot<1> here = out.at(g, behind, 0);
-    Spot<kTensors> ahead = in.at(g, behind, kStages - 1);
+    Spot<1> here = out.at(place, behind, 0);
+    Spot<kTensors> ahead = in.at(place, behind, kStages - 1);
     for (int i = 0; i < count + kStages - 1; ++i) {
       const int tile = up ? i : count - 1 - i;
       if (i < count && residency.must_load(tile, loaded)) {
@@ -85,8 +86,14 @@ struct WalkOver {
       if (i >= kStages - 1) {
         __pipeline_wait_prior(kStages - 1);
         const int ready = up ? tile - (kStages - 1) : tile + (kStages - 1);
-        const int inside = positions_from(ready);
-        body(own + residency.slot(ready) * stage_bytes, Output{place, out, here, inside}, inside);
+        unsigned char* slot = own + residency.slot(ready) * stage_bytes;
+        Output output{place, out, here, positions_from(ready)};
+#pragma unroll 1
+        for (int part = 0; part < Tiles::Place::kParts; ++part) {
+          body(slot, output, output.count);
+          slot += Tiles::kPartBytes;
+          output.count -= place.part_step();
+        }
       }
       in.next_tile(ahead);
       out.next_tile(here);

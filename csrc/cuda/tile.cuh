@@ -22,9 +22,12 @@ struct Tiles {
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
 
-  // Of one tensor: of the block, and of a warp, whose slots of all tensors lie together.
-  __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
-  static constexpr int kWarpBytes = kChunks * 32 * sizeof(Chunk);
+  // Of one tensor: of the block, of a warp, whose slots of all tensors lie together, and of a part.
+  __device__ static int slot_bytes() {
+    return Place::kParts * kChunks * blockDim.x * sizeof(Chunk);
+  }
+  static constexpr int kPartBytes = kChunks * 32 * sizeof(Chunk);
+  static constexpr int kWarpBytes = Place::kParts * kPartBytes;
   // The thread's first chunk in the block's slots of so many tensors.
   __device__ static int own_slot(const Place& place, int tensors) {
     return place.warp * tensors * kWarpBytes + place.lane * sizeof(Chunk);
@@ -40,15 +43,19 @@ struct Tiles {
 
   template <int kTensors>
   __device__ static __forceinline__ void copy(const Place& place, const Route<kTensors>& route,
-                                              const Spot<kTensors>& here, int count,
-                                              unsigned char* slot) {
-    route.for_chunks(
-        place, here, count, [&](int chunk, const int64_t (&bytes)[kTensors], bool exists) {
+                                              Spot<kTensors> here, int count, unsigned char* slot) {
 #pragma unroll
-          for (int t = 0; t < kTensors; ++t) {
-            copy_async(chunk_at(slot, t, chunk), reinterpret_cast<const void*>(bytes[t]), exists);
-          }
-        });
+    for (int part = 0; part < Place::kParts; ++part) {
+      route.for_chunks(
+          place, here, count, [&](int chunk, const int64_t (&bytes)[kTensors], bool exists) {
+#pragma unroll
+            for (int t = 0; t < kTensors; ++t) {
+              copy_async(chunk_at(slot, t, chunk), reinterpret_cast<const void*>(bytes[t]), exists);
+            }
+          });
+      slot += kPartBytes;
+      count -= place.part_step();
+    }
   }
 
   __device__ static __forceinline__ void read(unsigned char* slot, int tensor,
@@ -62,14 +69,14 @@ struct Tiles {
     }
   }
 
-  // A thread's place in the tensor that a sweep writes.
+  // A thread's place in the tensor that a sweep writes, part by part.
   struct Output {
     const Place& place;
     const Route<1>& route;
-    const Spot<1>& here;
+    Spot<1> here;
     int count;
 
-    __device__ __forceinline__ void write(const T (&y)[kOwned][kHeld]) const {
+    __device__ __forceinline__ void write(const T (&y)[kOwned][kHeld]) {
       route.for_chunks(place, here, count, [&](int chunk, const int64_t (&bytes)[1], bool exists) {
         T values[kWidth];
 #pragma unroll

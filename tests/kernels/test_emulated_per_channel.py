@@ -148,7 +148,8 @@ def test_what_is_not_finite_stays_in_its_channel(
     p.x[2, 5, 3, 3] = value
     for name, found in p.operators(em_iters=1).items():
         if name in ("y", "dx", "eval y", "eval dx"):
-            assert not found[2, 5, 3, 3].isfinite(), name
+            # Eval's dx of a single component depends on dy alone.
+            assert found[2, 5, 3, 3].isfinite() == (name == "eval dx" and components == 1), name
             assert found[:, :5].isfinite().all(), name
         elif found.shape == (6, components):
             assert found[:5].isfinite().all(), name
