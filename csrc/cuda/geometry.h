@@ -94,15 +94,16 @@ constexpr int kMixtureThreads = 256;
 template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
-constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? (K > 3 ? 4 : 8)
                               : kAccess == Access::kChannels ? 4
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;
-// Parts of a tile, of so many positions each: more of them to a tile are fewer steps from tile to
-// tile, and registers are needed for one at a time.
-template <Access kAccess>
-constexpr int kOwnParts = kAccess == Access::kElements ? 1 : 2;
+// Parts of a tile, of so many positions each: 16 elements to a tile are fewer steps from tile to
+// tile, and registers are needed for one part at a time.
+template <class T, int K, Access kAccess>
+constexpr int kOwnParts =
+    kAccess == Access::kElements ? 1 : 16 / (kOwnChannels<kAccess> * kOwnPositions<T, K, kAccess>);
 constexpr int kOwnThreads = 256;
 // Of a multiprocessor, at least: threads with few channels and components can do with half of the
 // registers.

@@ -10,10 +10,10 @@ namespace mixnorm::cuda {
 
 // Threads of a block lie along its channels, `block_groups` of them, and along positions.
 template <class T, int K, Access kAccess>
-struct OwnThread
-    : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>, kOwnParts<kAccess>> {
-  using Base =
-      Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>, kOwnParts<kAccess>>;
+struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
+                          kOwnParts<T, K, kAccess>> {
+  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
+                      kOwnParts<T, K, kAccess>>;
 
   __device__ OwnThread(const Geometry& g, int channel_block) : Base(g, channel_block) {
     const int rest = g.channels - this->channel;

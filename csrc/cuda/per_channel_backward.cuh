@@ -111,7 +111,10 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
     }
     output.write(values);
   });
-  if (learned) store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
+  if (!learned) return;
+  // Not kept in registers along the sweep, which needs them all.
+  const Walk after(g, slots, sweep);
+  store_own_sums<K>(g, after.place, sums, exchange, partials, after.chunk);
 }
 
 // dx of eval, which needs none of the sums of nu dy and nu dy x': both in one sweep.
@@ -146,7 +149,8 @@ __device__ void differentiate_own_evaluation(const Geometry& g, const GradientTe
     }
     output.write(values);
   });
-  store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
+  const Walk after(g, slots, 0);
+  store_own_sums<K>(g, after.place, sums, exchange, partials, after.chunk);
 }
 
 // Of eval there are no steps after kMergeOutputGradients; where a mixture is learned, there is one

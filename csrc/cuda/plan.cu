@@ -59,9 +59,9 @@ template <class T, int K>
 Held held_of_own(Access access) {
   return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
           access == Access::kPositions
-              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<Access::kPositions>
+              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<T, K, Access::kPositions>
           : access == Access::kChannels
-              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<Access::kChannels>
+              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<T, K, Access::kChannels>
               : kOwnPositions<T, K, Access::kElements>,
           kOwnThreads};
 }
