@@ -36,10 +36,11 @@ struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kA
 template <class S, int K, Access kAccess>
 using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
 
-// Few components have registers for the rows of the thread's channels.
+// Few rows have registers.
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ __forceinline__ auto own_rows(const T* table, const Place& place) {
-  return Coefficients<T, K, kFirst, kRows, (K <= 4), Place::kOwned>(table, place.column);
+  return Coefficients<T, K, kFirst, kRows, (K <= 4 && kRows <= 24), Place::kOwned>(table,
+                                                                                   place.column);
 }
 
 // nu of one value is weight * scale; scale 0 makes it 0. `rows`: at least those of the log-odds.

@@ -103,9 +103,12 @@ class Route {
 
   template <class Of>
   __device__ __forceinline__ void move(Here& here, int step, Of step_of) const {
-    here.l += step;
-    const bool ends = here.l >= g_.steps.row;
-    if (ends) here.l -= g_.steps.row;
+    bool ends = false;
+    if constexpr (kAccess != Access::kChannels) {  // whose samples are joined to one row
+      here.l += step;
+      ends = here.l >= g_.steps.row;
+      if (ends) here.l -= g_.steps.row;
+    }
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) {
       here.bytes[t] += step_of(tensors_[t].steps);
