@@ -4,6 +4,7 @@
 # make check   lint, format, types, layers, register spills of CUDA and Triton kernels
 # make bench   the benchmark; ARGS="..." for its options
 # make gpu     in the current environment, without installing: tests on CUDA, benchmark, tuning
+# make gpu-inspect   after it: compute-sanitizer and Nsight Compute over the CUDA kernels
 # make clean   remove what was built, not the environment
 #
 # The environment is made in $(VENV) on first use. Variables:
@@ -33,7 +34,7 @@ NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 CHECKS := check-lint check-format check-types check-layers check-spills check-triton
-.PHONY: demo test emulation check $(CHECKS) bench gpu clean help
+.PHONY: demo test emulation check $(CHECKS) bench gpu gpu-inspect clean help
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
@@ -71,8 +72,14 @@ check-spills:
 check-triton:
 	$(RUN) tools/check_triton.py
 
+# Neither installs anything: the interpreter is the user's unless PYTHON is given.
+GPU_RUN = OUT_DIR="$(OUT_DIR)" ARGS="$(ARGS)" $(if $(filter file,$(origin PYTHON)),,PYTHON="$(PYTHON)")
+
 gpu:
-	OUT_DIR="$(OUT_DIR)" ARGS="$(ARGS)" $(if $(filter file,$(origin PYTHON)),,PYTHON="$(PYTHON)") tools/gpu.sh
+	$(GPU_RUN) tools/gpu.sh
+
+gpu-inspect:
+	$(GPU_RUN) tools/gpu_inspect.sh
 
 clean:
 	rm -rf build build-cmake* dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

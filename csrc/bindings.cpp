@@ -9,7 +9,9 @@ STABLE_TORCH_LIBRARY(mixnorm_emulated, m) {
   m.def("omit_synchronization(str place) -> ()");
   m.def("synchronization_places() -> str");
   m.def("enqueued() -> int");
-  m.def("emulate(int multiprocessors, int shared_memory_per_block, bool cooperative_launch) -> ()");
+  m.def(
+      "emulate(int multiprocessors, int shared_memory_per_block, bool cooperative_launch,"
+      " bool cluster_launch=True) -> ()");
 #else
 STABLE_TORCH_LIBRARY(mixnorm, m) {
 #endif

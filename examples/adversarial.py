@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from examples.attack import Attack
 from examples.batches import AUGMENTATIONS
 from examples.data import load
 from examples.layers import DomainNorm2d, set_domain
-from examples.models import MODELS
 from examples.training import Evaluation, Recipe, Training, chunks, evaluate
 
 CLEAN, ADVERSARIAL = 0, 1
@@ -166,25 +164,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Train on clean and attacked images in one batch. Called again, it goes on.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    arguments.add_classifier(
+        parser,
+        norm="bn",
+        norm_help="as in examples.train, and domain: one BN per domain",
+        batch_size=128,
+        steps=8000,
+    )
     add, positive = parser.add_argument, arguments.positive
-    arguments.add_data(parser)
-    arguments.add_reduction(parser)
-    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
-    add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
-    add("--norm", default="bn", help="as in examples.train, and domain: one BN per domain")
-    add("--learning-rate", type=positive(float), default=0.001, metavar="LR", help="AdamW's")
     add("--weight-decay", type=float, default=1e-4, help="AdamW's")
-    add("--batch-size", type=positive(int), default=128, help="clean images per step")
-    add("--steps", type=positive(int), default=8000, help="training steps")
     add("--augmentation", choices=AUGMENTATIONS, default="crop-flip", help="of training images")
-    add("--evaluations", type=positive(int), default=10, help="test evaluations")
     add("--radius", type=positive(float), default=8.0, help="of the attack, in gray levels")
     add("--attack-steps", type=positive(int), default=5, help="of the attack in training")
     add("--test-attack-steps", type=positive(int), default=20, help="of the attack in evaluations")
-    add("--seed", type=int, default=0, help="of weights, data order, augmentation, attacks")
-    add("--minutes", type=positive(float), help="stop, resumably, after so many")
-    arguments.add_device(parser)
-    add("--out", type=Path, required=True, help="folder of this training and no other")
+    arguments.add_resumable(parser, evaluations=10)
     return parser
 
 

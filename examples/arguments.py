@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from examples.models import MODELS
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -47,6 +49,30 @@ def add_reduction(parser: argparse.ArgumentParser) -> None:
     add("--per-class", type=positive(int), help="training images per class; all by default")
     add("--test-per-class", type=positive(int), help="test images per class; all by default")
     add("--size", type=positive(int), help="average the images down to this many pixels a side")
+
+
+def add_classifier(
+    parser: argparse.ArgumentParser, *, norm: str, norm_help: str, batch_size: int, steps: int
+) -> None:
+    """What a training of one of `MODELS` is: data, network, its norm, length and start."""
+    add = parser.add_argument
+    add_data(parser)
+    add_reduction(parser)
+    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
+    add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
+    add("--norm", default=norm, help=norm_help)
+    add("--learning-rate", type=positive(float), default=0.001, metavar="LR", help="at the start")
+    add("--batch-size", type=positive(int), default=batch_size, help="images per step")
+    add("--steps", type=positive(int), default=steps, help="training steps")
+    add("--seed", type=int, default=0, help="of everything that is drawn at random")
+    add_device(parser)
+
+
+def add_resumable(parser: argparse.ArgumentParser, evaluations: int) -> None:
+    add = parser.add_argument
+    add("--evaluations", type=positive(int), default=evaluations, help="test evaluations")
+    add("--minutes", type=positive(float), help="stop, resumably, after so many")
+    add("--out", type=Path, required=True, help="folder of this training and no other")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -14,14 +14,12 @@ import copy
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from examples import arguments, runs
 from examples.data import load
-from examples.models import MODELS
 from examples.norms import Norm, normalization_layers
 from examples.training import Evaluation, Recipe, Training, evaluate
 from mixnorm_cuda import MixtureNorm2d, update_statistics
@@ -115,20 +113,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure how far running statistics lag behind the weights in training.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add, positive = parser.add_argument, arguments.positive
-    arguments.add_data(parser)
-    arguments.add_reduction(parser)
-    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
-    add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
-    add("--norm", default="mn", help="bn, or mn with options as in examples.train")
-    add("--learning-rate", type=positive(float), default=0.001, metavar="LR", help="AdamW's")
-    add("--batch-size", type=positive(int), default=128, help="images per step")
-    add("--steps", type=positive(int), default=100, help="training steps")
-    add("--evaluations", type=positive(int), default=4, help="test evaluations")
-    add("--seed", type=int, default=0, help="of weights and data order")
-    add("--minutes", type=positive(float), help="stop, resumably, after so many")
-    arguments.add_device(parser)
-    add("--out", type=Path, required=True, help="folder of this training and no other")
+    arguments.add_classifier(
+        parser,
+        norm="mn",
+        norm_help="bn, or mn with options as in examples.train",
+        batch_size=128,
+        steps=100,
+    )
+    arguments.add_resumable(parser, evaluations=4)
     return parser
 
 

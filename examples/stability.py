@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from examples import arguments
 from examples.data import load
-from examples.models import MODELS, build
+from examples.models import build
 from examples.norms import Norm
 from examples.training import Recipe, Training
 from mixnorm_cuda import MixtureNorm2d
@@ -93,18 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Follow a mixture layer's statistics while a training starts.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add, positive = parser.add_argument, arguments.positive
-    arguments.add_data(parser)
-    arguments.add_reduction(parser)
-    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
-    add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
-    add("--norm", default="mn", help="as in examples.train")
-    add("--learning-rate", type=positive(float), default=0.001, metavar="LR", help="AdamW's")
-    add("--batch-size", type=positive(int), default=128, help="images per step")
-    add("--steps", type=positive(int), default=400, help="training steps")
-    add("--every", type=positive(int), default=10, help="steps between rows")
-    add("--seed", type=int, default=0, help="of weights and data order")
-    arguments.add_device(parser)
+    arguments.add_classifier(
+        parser, norm="mn", norm_help="as in examples.train", batch_size=128, steps=400
+    )
+    add = parser.add_argument
+    add("--every", type=arguments.positive(int), default=10, help="steps between rows")
     add("--out", type=Path, required=True, help="CSV file")
     return parser
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -17,7 +16,6 @@ from tqdm import tqdm
 from examples import arguments, runs
 from examples.batches import AUGMENTATIONS
 from examples.data import load
-from examples.models import MODELS
 from examples.norms import Norm
 from examples.training import OPTIMIZERS, SCHEDULES, Evaluation, Recipe
 
@@ -77,30 +75,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Train one network. Called again, it goes on where it was stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add, positive = parser.add_argument, arguments.positive
-    arguments.add_data(parser)
-    arguments.add_reduction(parser)
-    add("--model", choices=sorted(MODELS), default="cnn5", help="network")
-    add("--width", type=positive(float), default=1.0, help="factor on the channel counts")
-    add(
-        "--norm",
-        default="bn",
-        help="bn; mn (MN in place of some BN); gn (GroupNorm everywhere); mode (Mode "
+    arguments.add_classifier(
+        parser,
+        norm="bn",
+        norm_help="bn; mn (MN in place of some BN); gn (GroupNorm everywhere); mode (Mode "
         "Normalization). With options: mn:layers=2+3,k=5,groups=C/16,estimator=batch; layers are "
         "positions, names such as blocks.8.* or all",
+        batch_size=256,
+        steps=8000,
     )
+    add = parser.add_argument
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="sgd: with Nesterov momentum 0.9")
-    add("--learning-rate", type=positive(float), default=0.001, metavar="LR", help="at the start")
     add("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate")
     add("--weight-decay", type=float, default=1e-4, help="of either optimizer")
-    add("--batch-size", type=positive(int), default=256, help="images per step")
-    add("--steps", type=positive(int), default=8000, help="training steps")
     add("--augmentation", choices=AUGMENTATIONS, default="crop-flip", help="of training images")
-    add("--evaluations", type=positive(int), default=40, help="test evaluations")
-    add("--seed", type=int, default=0, help="of weights, data order and augmentation")
-    add("--minutes", type=positive(float), help="stop, resumably, after so many")
-    arguments.add_device(parser)
-    add("--out", type=Path, required=True, help="folder of this training and no other")
+    arguments.add_resumable(parser, evaluations=40)
     return parser
 
 

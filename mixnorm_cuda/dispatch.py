@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from mixnorm_cuda.kernels import preference
 from mixnorm_cuda.kernels.native.backend import NativeCpuBackend, NativeCudaBackend
 from mixnorm_cuda.kernels.triton.backend import TritonBackend
 from mixnorm_cuda.reference import ReferenceBackend
@@ -205,8 +206,12 @@ BACKENDS: dict[str, Backend] = {
     "emulated": NativeCudaBackend(emulated=True),
 }
 
-# Triton before CUDA until both have been measured side by side on a GPU.
-_PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
+
+def _preferred(x: Tensor, num_components: int, groups: int) -> tuple[str, ...]:
+    """Backends for "auto" to try, fastest first."""
+    if x.device.type == "cuda":
+        return preference.preferred(x, num_components, groups)
+    return ("cpu",) if x.device.type == "cpu" else ()
 
 
 def check_name(backend: str, source: str = "backend") -> None:
@@ -233,7 +238,7 @@ def select(
     if exporting():
         return REFERENCE  # an exported graph must run where our operators are not
     if backend == "auto":
-        preferred = _PREFERENCE.get(x.device.type, ())
+        preferred = _preferred(x, num_components, groups)
         for name in preferred:
             if why_not(name, x, num_components, groups, responsibilities_given) is None:
                 return BACKENDS[name]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests on CUDA, the benchmark, and the Triton kernels' tuning, in the environment it is started in:
 # nothing is installed. Results go to $OUT_DIR; to keep them, copy bench/* to bench/results/ and
-# tuning.json to bench/compiled/, and run python -m bench.readme.
+# tuning.json to bench/compiled/, and run python -m bench.readme and python -m bench.preference.
 # Ends within ten minutes: each step has its share of them.
 #   PYTHON    the interpreter (default: python3)      ARGS  the benchmark's arguments
 #   BUILD_S, TEST_S, BENCH_S, TUNE_S   the steps' time limits in seconds

@@ -1,9 +1,9 @@
-// Gradients of the training forward and of eval: one kernel whose steps are separated by a grid
-// barrier (resident) or by launches (streaming).
+// Gradients of the training forward and of eval: one kernel whose steps are separated by a
+// barrier or by launches (streaming).
 #pragma once
 
+#include "cuda/between_steps.h"
 #include "cuda/gradients.cuh"
-#include "cuda/grid_barrier.h"
 #include "cuda/instantiate.cuh"
 #include "cuda/merge_gradients.cuh"
 #include "cuda/prepare.cuh"
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   const Partials<const T> partials{p.partials.sums, p.partials.masses};
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, 2 * TileAccess<S, K, kAccess>::slot_bytes());
     if (step == kPrepareTables) {
       const Start<T> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};

@@ -3,6 +3,7 @@
 #include "cuda/evaluate.h"
 #include "cuda/forward_kernel.cuh"
 #include "cuda/general.h"
+#include "cuda/matrix_forward.cuh"
 #include "cuda/moments.h"
 #include "cuda/normalize.h"
 #include "cuda/per_channel_forward.cuh"
@@ -15,6 +16,9 @@ namespace {
 template <class S>
 ForwardKernel<accumulation_t<S>> kernel_of(const Cut& c) {
   int components = c.compiled;
+  if constexpr (sizeof(accumulation_t<S>) == 4) {
+    if (c.geometry.matrix) return find_matrix_forward_kernel<S>(c.access, &components);
+  }
   return c.geometry.per_channel ? find_per_channel_forward_kernel<S>(c.access, &components)
                                 : find_forward_kernel<S>(c.access, &components);
 }
@@ -35,9 +39,9 @@ template <class T>
 cudaError_t launch(const Input& x, const Output* y, int64_t components, int64_t groups,
                    ForwardProblem<T> problem, const Launch& launch) {
   if ((x.scalar == Scalar::kDouble) != (sizeof(T) == 8)) return cudaErrorInvalidValue;
-  const Cut c = y == nullptr ? cut(x, {}, components, groups, launch.limits)
+  const Cut c = y == nullptr ? cut(x, {}, components, groups, launch.limits, kForwardCut)
                              : cut(x, {{y->data, {y->stride_n, y->stride_c, y->stride_l}}},
-                                   components, groups, launch.limits);
+                                   components, groups, launch.limits, kForwardCut);
   if (!c.supported) return launch_general_forward(x, y, components, groups, problem, launch);
   const ForwardKernel<T> kernel = kernel_for<T>(x.scalar, c);
   const Plan p = plan(c, reinterpret_cast<const void*>(kernel), 1, launch.limits, launch.family);

@@ -1,8 +1,8 @@
-// Training forward, moments and eval: one kernel whose steps are separated by a grid barrier
-// (resident) or by launches (streaming).
+// Training forward, moments and eval: one kernel whose steps are separated by a barrier or
+// by launches (streaming).
 #pragma once
 
-#include "cuda/grid_barrier.h"
+#include "cuda/between_steps.h"
 #include "cuda/instantiate.cuh"
 #include "cuda/merge_moments.cuh"
 #include "cuda/moments.cuh"
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
   const Geometry& g = p.geometry;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, TileAccess<S, K, kAccess>::slot_bytes());
     if (step == 0) {
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());

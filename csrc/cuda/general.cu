@@ -16,8 +16,6 @@ constexpr int kBlocks = 4;
 // Positions that a thread adds up in the accumulation type, at most.
 constexpr int kChunkTiles = 1024;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 Geometry general_geometry(const Input& x, int64_t components, int64_t groups,
@@ -64,6 +62,7 @@ Description describe_general(const Input& x, int64_t components, int64_t groups,
           Access::kElements,
           kGeneralThreads,
           grids.positions,
+          1,
           g.tile_positions,
           ceil_div(g.tiles, g.chunks),
           0,

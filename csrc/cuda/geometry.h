@@ -14,6 +14,13 @@ enum class Access {
   kElements,   // one element at a time, any strides
 };
 
+// Whom a block waits for between the steps of a launch: the blocks whose sums it needs.
+enum class Scope {
+  kGrid,     // all: columns are shared out among them
+  kCluster,  // those that have the other chunks of its groups, a thread-block cluster
+  kBlock,    // nobody: it has all positions of its groups
+};
+
 struct Strides {
   int64_t n, c, l;
 };
@@ -24,17 +31,21 @@ struct Strides {
 template <class T>
 struct Steps {
   T next, last, chunk, row;
+
+  bool operator==(const Steps&) const = default;
 };
 
 struct Tensor {
   const void* data;
   Strides strides;
-  Steps<int64_t> steps;
+  Steps<int64_t> steps = {};
 };
 
 // A number of positions as rows of `length` and the rest: 0 <= l < length.
 struct RowStep {
   int64_t n, l;
+
+  bool operator==(const RowStep&) const = default;
 };
 
 MIXNORM_HOST_DEVICE RowStep row_step(int64_t positions, int64_t length) {
@@ -60,19 +71,30 @@ struct Geometry {
   int tile_positions;
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
   bool per_channel;   // groups of one channel: those of a block lie along the lanes of its warps
+  bool matrix;        // sums over channels, components and positions are matrix products
+  int exchanged;      // sums of a position and component that channel warps exchange at once
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
-  bool alone;         // the one chunk's blocks run all steps, and none needs another's results
+  Scope scope;
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
   Steps<int> steps;   // the same as places in a row; of one row that never ends, 0 and 1
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
+
+  bool operator==(const Geometry&) const = default;
 };
 
 MIXNORM_HOST_DEVICE int columns(const Geometry& g) { return g.groups * g.group_columns; }
 MIXNORM_HOST_DEVICE int warps(const Geometry& g) {
   return (g.per_channel ? 1 : g.block_groups) * g.channel_warps * g.position_warps;
 }
+
+// The blocks of the same groups are neighbours: a cluster is of such.
+MIXNORM_HOST_DEVICE int channel_block_of(const Geometry& g, int block) { return block / g.chunks; }
+MIXNORM_HOST_DEVICE int chunk_of(const Geometry& g, int block) { return block % g.chunks; }
+
+// Blocks of a cluster, at most: so many any GPU that has clusters can launch.
+constexpr int kMaxCluster = 8;
 
 // Tiles in flight while another is worked on, and that one.
 constexpr int kStages = 3;
@@ -110,6 +132,19 @@ constexpr int kOwnThreads = 256;
 template <class T, int K, int kOwned>
 constexpr int kOwnBlocks = sizeof(T) == 4 && K * kOwned <= 6 ? 2 : 1;
 
+// The same for matrix products, in float and of at least kMatrixComponents components.
+constexpr int kMatrixChannels = 4;
+constexpr int kMatrixPositions = 4;
+constexpr int kMatrixLanes = 4;  // of channels
+template <int K>
+constexpr int kMatrixThreads = K > 8 ? 256 : 512;
+// S: of the tensors, of which the backward has two.
+template <class S, int K>
+constexpr int kMatrixBackwardThreads = K > 8            ? 256
+                                       : sizeof(S) == 4 ? 384
+                                                        : 512;
+constexpr int kMatrixComponents = 5;
+
 // Rows of the table of coefficients (tables.cuh).
 constexpr int table_rows(int components) { return 9 * components - 2; }
 
@@ -127,9 +162,10 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
     return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
             0};
   }
-  // Log-odds and dnu of the positions, these in whole warps.
-  const int64_t logits = int64_t(2 * components - 1) * g.block_groups * g.channel_warps *
-                         ((g.tile_positions + 31) / 32 * 32);
+  // For products so many sums of each component; else log-odds and dnu of positions in whole warps.
+  const int64_t rows = g.matrix ? g.exchanged * components : 2 * components - 1;
+  const int64_t positions = g.matrix ? g.tile_positions : (g.tile_positions + 31) / 32 * 32;
+  const int64_t logits = rows * g.block_groups * g.channel_warps * positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
   const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;

@@ -36,14 +36,4 @@ class GridBarrier {
   unsigned int target_;
 };
 
-// Between two steps of a launch, `rounds` of which came before; `alone`: the block needs only what
-// its own threads wrote.
-__device__ inline void wait_between_steps(bool alone, unsigned int* counter, int rounds) {
-  if (alone) {
-    __syncthreads();
-  } else {
-    GridBarrier(counter, rounds).arrive_and_wait();
-  }
-}
-
 }  // namespace mixnorm::cuda

@@ -47,4 +47,11 @@ auto find_instance(Access access, int* components, Found found) {
   }
 }
 
+// Likewise of the kernels by matrix products, which have no other accesses.
+template <class Found>
+auto find_matrix_instance(Access access, int* components, Found found) {
+  return access == Access::kPositions ? find_among<Access::kPositions, 8, 16>(components, found)
+                                      : find_among<Access::kChannels, 8, 16>(components, found);
+}
+
 }  // namespace mixnorm::cuda

@@ -1,4 +1,4 @@
-// Work on columns between the sweeps, shared out among all blocks, or every block's on its own
+// Work on columns between the sweeps, shared out among all blocks, or among those of the same
 // groups: sums over the chunks, in double and in fixed order.
 #pragma once
 
@@ -69,15 +69,19 @@ struct Column {
 // Of the block's groups.
 __device__ inline int own_columns(const Geometry& g) { return g.block_groups * g.group_columns; }
 
-// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units`, or
-// its own where nobody else works on those.
+// Rounds of the block's units of work, from `first` to `end` in steps: a share of all `units` with
+// all blocks, or of the `own` of its groups with the blocks of the same groups.
 struct Share {
   int first, end, step;
 
   __device__ Share(const Geometry& g, const Lanes& lanes, int units, int own) {
-    first = blockIdx.x * (g.alone ? own : lanes.width);
-    end = g.alone && first + own < units ? first + own : units;
-    step = lanes.width * (g.alone ? 1 : grid_blocks());
+    const bool grid = g.scope == Scope::kGrid;
+    const int block = opaque(blockIdx.x), blocks = grid ? grid_blocks() : g.chunks;
+    const int together = grid ? units : own;
+    const int start = block / blocks * together;
+    first = start + block % blocks * lanes.width;
+    end = units < start + together ? units : start + together;
+    step = blocks * lanes.width;
   }
 };
 

@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kOwnThreads,
   const bool logits = K > 1 && a.responsibility_grad;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, 2 * OwnTiles<S, K, kAccess>::slot_bytes());
     if (step == kPrepareTables) {
       const Start<T> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kOwnThreads, (kOwnBlocks<accumulation_t<S>, K,
   const Geometry& g = p.geometry;
 #pragma unroll 1
   for (int step = first_step; step < last_step; ++step) {
-    if (step > first_step) wait_between_steps(g.alone, p.barrier, step - first_step - 1);
+    if (step > first_step) wait_between_steps(g.scope, p.barrier, step - first_step - 1);
     const Scratch<T, K> scratch(shared, g, OwnTiles<S, K, kAccess>::slot_bytes());
     if (step == 0) {
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());

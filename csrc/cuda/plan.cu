@@ -1,322 +1,183 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
-#include <limits>
+#include <unordered_map>
 
 #include "cuda/general.h"
 
 namespace mixnorm::cuda {
 namespace {
 
-// Blocks of one multiprocessor, at most: what the workspace is sized for.
-constexpr int kMaxBlocks = 4;
-// Warps of a block where the channels of a group leave the choice.
-constexpr int kWarps = 8;
-// A chunk of fewer positions than this times K writes sums of the size of its x.
-constexpr int kChunkPositions = 16;
 // Tiles of a block per tile that stays: beyond, residency saves too little to pay for the lower
 // occupancy of a block that takes all the shared memory.
 constexpr int kMaxOverflow = 4;
-// Elements by components of a block that has all positions of its groups, up to which it is faster
-// than several: at 60 to 100 instructions an element of 3 components they take it the time of the
-// barriers between those.
-constexpr int64_t kSmallWork = 3 * 16384;
-// Of global memory, moved at once.
-constexpr int kSectorBytes = 32;
+// kSmallWork where a cluster of blocks is the other choice: its barriers take about a quarter of
+// the time (reasoned, not measured).
+constexpr int64_t kSmallWorkBesideClusters = kSmallWork / 4;
 // Shared memory that the driver takes for itself from every block.
 constexpr int kReservedBytes = 1024;
 
-constexpr const char* kTooWide = "a group has more channels than the threads of a block can hold";
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int size_of(Scalar scalar) {
-  return scalar == Scalar::kDouble ? 8 : scalar == Scalar::kFloat ? 4 : 2;
+// Lets the kernel take all the shared memory that a block may have: the limit is one for all plans
+// of a kernel, so none of them may lower it.
+cudaError_t allow_shared_memory(const void* kernel, const DeviceLimits& limits) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              limits.shared_memory_per_block);
 }
 
-struct Held {
-  int channels, positions, max_threads;
-};
-
-template <class T, int K>
-Held held(Access access) {
-  return {kChannels<T, K>,
-          access == Access::kElements ? kPositions<T, K, Access::kElements>
-                                      : kPositions<T, K, Access::kPositions>,
-          kMaxThreads<T, K>};
+Plan refused(Family family, const char* reason) {
+  return {cudaErrorNotSupported, reason, family, {}, 0, 0, 0};
 }
 
-Held held(Scalar scalar, int compiled, Access access) {
-  if (scalar == Scalar::kDouble) {
-    return compiled > 4 ? held<double, 8>(access) : held<double, 4>(access);
-  }
-  return compiled > 8   ? held<float, 16>(access)
-         : compiled > 3 ? held<float, 8>(access)
-                        : held<float, 3>(access);
+int64_t work(const Cut& cut, int64_t tiles) {
+  return tiles * cut.slot_bytes / cut.element_bytes * cut.geometry.components;
 }
 
-template <class T, int K>
-Held held_of_own(Access access) {
-  return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
-          access == Access::kPositions
-              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<T, K, Access::kPositions>
-          : access == Access::kChannels
-              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<T, K, Access::kChannels>
-              : kOwnPositions<T, K, Access::kElements>,
-          kOwnThreads};
-}
-
-Held held_of_own(Scalar scalar, int compiled, Access access) {
-  return scalar == Scalar::kDouble
-             ? compiled > 4 ? held_of_own<double, 8>(access) : held_of_own<double, 4>(access)
-         : compiled > 8 ? held_of_own<float, 16>(access)
-         : compiled > 4 ? held_of_own<float, 8>(access)
-                        : held_of_own<float, 4>(access);
-}
-
-Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
-
-RowStep reverse(const RowStep& step, int64_t length) {
-  return {-step.n - (step.l > 0), step.l > 0 ? length - step.l : 0};
-}
-
-// What a problem's sweeps walk, x first.
-struct Walked {
-  Tensor tensors[4];
-  int count;
-  Scalar scalar;
-};
-
-Access access_of(const Geometry& g, const Walked& walked) {
-  if (walked.scalar == Scalar::kDouble || g.components > 4) return Access::kElements;
-  const int64_t together = g.per_channel ? kOwnChannels<Access::kChannels> : 4;
-  bool channels =
-      g.length == g.positions && (g.per_channel ? g.channels : g.group_channels) % together == 0;
-  bool positions = true;
-  for (int t = 0; t < walked.count; ++t) {
-    const Strides& s = walked.tensors[t].strides;
-    const int64_t start =
-        int64_t(reinterpret_cast<uintptr_t>(walked.tensors[t].data)) / size_of(walked.scalar);
-    const auto multiples = [](int64_t of, std::initializer_list<int64_t> values) {
-      return std::all_of(values.begin(), values.end(), [of](int64_t a) { return a % of == 0; });
-    };
-    channels = channels && s.c == 1 && multiples(together, {start, s.l});
-    positions = positions && s.l == 1 && multiples(4, {start, g.length, s.n, s.c});
-  }
-  return channels ? Access::kChannels : positions ? Access::kPositions : Access::kElements;
-}
-
-// Sets what follows from how many warps lie side by side.
-void size_tiles(Cut& cut, int position_warps) {
-  Geometry& g = cut.geometry;
-  g.position_warps = position_warps;
-  const int lanes = 32 / g.channel_lanes * position_warps;
-  g.tile_positions = lanes * cut.held_positions;
-  g.tiles = ceil_div(g.positions, g.tile_positions);
-  g.tile_step = row_step(g.tile_positions, g.length);
-  g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
-  g.steps = {0, 0, 0, 1};
-  if (g.length != g.positions) {
-    g.steps = {int(g.tile_step.l), int(reverse(g.tile_step, g.length).l), int(g.lane_step.l),
-               int(g.length)};
-  }
-  cut.slot_bytes =
-      int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
-  cut.scratch_bytes =
-      scratch_sizes(g, cut.compiled, cut.held_channels).total() * (cut.element_bytes == 8 ? 8 : 4);
-}
-
-bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps; }
-
-}  // namespace
-
-int compiled_components(Scalar scalar, Access access, int64_t components) {
-  if (scalar == Scalar::kDouble) return components > 4 ? 8 : 4;
-  if (access == Access::kElements) return components > 8 ? 16 : components > 3 ? 8 : 3;
-  return int(scalar == Scalar::kHalf ? std::max<int64_t>(components, 3) : components);
-}
-
-Tensor flattened(const Geometry& g, const Input& x) {
-  const bool one_row = g.length == g.positions;
-  Tensor t{x.data, strides_of(x), {}};
-  // The next position of a sample of one position is the next sample's.
-  if (one_row && x.batch > 1) t.strides = {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l};
-  const int64_t size = size_of(x.scalar), row = one_row ? g.length * t.strides.l : t.strides.n;
-  const auto bytes = [&](const RowStep& step) {
-    return (step.n * row + step.l * t.strides.l) * size;
-  };
-  t.steps = {bytes(g.tile_step), bytes(reverse(g.tile_step, g.length)), bytes(g.lane_step),
-             bytes({-1, g.length})};
-  return t;
-}
-
-Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
-  return flattened(
-      g, {y.data, x.scalar, x.batch, x.channels, x.length, y.stride_n, y.stride_c, y.stride_l});
-}
-
-namespace {
-
-// Whole groups for the warps of a block; false where they are too wide for one.
-bool cut_groups(Cut& cut, int max_warps) {
-  Geometry& g = cut.geometry;
-  int64_t lanes = ceil_div(g.group_channels, cut.held_channels);
-  if (lanes > 8 * kWarps) lanes = ceil_div(lanes, 32) * 32;  // divides into warps of any shape
-  g.channel_lanes = 1;
-  const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
-  // Neighbours in memory; where those are positions, lanes of channels only cost shuffles.
-  const int together = cut.access == Access::kPositions ? 1 : 4;
-  while (g.channel_lanes < std::min<int64_t>(lanes, together)) g.channel_lanes *= 2;
-  while (g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
-  while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
-  g.channel_warps = channel_warps();
-  if (g.channel_warps > max_warps) return false;
-  g.group_columns = g.channel_warps * g.channel_lanes * cut.held_channels;
-  g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
-  return true;
-}
-
-// Channels with a mixture each, for the lanes and warps of a block.
-void cut_channels(Cut& cut, const DeviceLimits& limits) {
-  Geometry& g = cut.geometry;
-  const int64_t owners = ceil_div(g.channels, cut.held_channels);
-  const int64_t element = cut.held_channels * cut.element_bytes;  // of a lane
-  int64_t lanes = 1, warps = 1;
-  if (g.channel_runs) {
-    while (lanes < 32 && lanes < owners) lanes *= 2;
-    // Narrower rows, though of whole sectors, where that makes blocks small enough to do alone.
-    const bool small = g.positions * g.components * kSectorBytes <= kSmallWork * cut.element_bytes;
-    while (small && lanes * element > kSectorBytes &&
-           ceil_div(owners, lanes) < limits.multiprocessors) {
-      lanes /= 2;
-    }
-  } else {
-    const int64_t positions = ceil_div(g.positions, cut.held_positions);
-    while (lanes < 32 && lanes < owners && 2 * lanes * positions <= 32) lanes *= 2;
-  }
-  // As many channels as leave enough blocks, and several of those to a multiprocessor.
-  while (2 * warps <= kWarps && ceil_div(owners, 2 * warps * lanes) >= 2 * limits.multiprocessors &&
-         2 * warps * lanes * element * g.positions <= limits.shared_memory_per_block / 8) {
-    warps *= 2;
-  }
-  g.channel_lanes = int(lanes);
-  g.channel_warps = int(warps);
-  g.group_columns = 1;
-  g.block_groups = int(lanes * warps * cut.held_channels);
-}
-
-}  // namespace
-
-Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits, int max_threads) {
-  Cut cut{};
-  if (components < 1 || components > (x.scalar == Scalar::kDouble ? 8 : device::kMaxComponents)) {
-    cut.reason = "more components than are compiled";
-    return cut;
-  }
-  Geometry& g = cut.geometry;
-  g.positions = x.batch * x.length;
-  g.channels = int(x.channels);
-  g.groups = int(groups);
-  g.group_channels = int(x.channels / groups);
-  g.components = int(components);
-  g.per_channel = groups == x.channels;
-
-  if (x.length > std::numeric_limits<int>::max() / 2 && x.batch > 1) {
-    cut.reason = "rows are longer than 2^30";
-    return cut;
-  }
-  const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
-  const bool joined =
-      x.batch <= 1 ||
-      (joins(strides_of(x)) && std::all_of(others.begin(), others.end(),
-                                           [&](const Tensor& t) { return joins(t.strides); }));
-  g.length = std::max<int64_t>(1, joined ? g.positions : x.length);
-
-  Walked walked{{flattened(g, x)}, 1, x.scalar};
-  for (const Tensor& t : others) {
-    walked.tensors[walked.count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length,
-                                                   t.strides.n, t.strides.c, t.strides.l});
-  }
-  cut.access = access_of(g, walked);
-  cut.compiled = compiled_components(x.scalar, cut.access, components);
-  cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
-                                  : held(x.scalar, cut.compiled, cut.access);
-  cut.held_channels = hold.channels;
-  cut.held_positions = hold.positions;
-  cut.element_bytes = size_of(x.scalar);
-  const Strides& first = walked.tensors[0].strides;
-  g.channel_runs = first.c == 1 && first.l != 1;
-  if (g.per_channel) {
-    cut_channels(cut, limits);
-  } else if (!cut_groups(cut, (max_threads > 0 ? max_threads : hold.max_threads) / 32)) {
-    cut.reason = kTooWide;
-    return cut;
-  }
-  cut.supported = true;
-  g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
-  size_tiles(cut, 1);
-  // Wider tiles where every multiprocessor still gets one.
-  while (room_for_twice_the_warps(g) &&
-         g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
-    size_tiles(cut, 2 * g.position_warps);
-  }
-
-  const int64_t multiprocessors = limits.multiprocessors;
-  // Whatever the layout: the workspace is for any.
-  const int64_t channel_blocks =
-      g.per_channel ? ceil_div(g.channels, 32 * kOwnChannels<Access::kChannels>) : g.channel_blocks;
-  const int64_t one_each = std::max<int64_t>(1, multiprocessors / channel_blocks);
-  const int64_t most = std::max<int64_t>(1, kMaxBlocks * multiprocessors / channel_blocks);
-  const int64_t worth = g.positions / (kChunkPositions * components);
-  cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
-  return cut;
-}
-
-namespace {
-
-// A block for the whole of its groups; an error where that does not serve.
-Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family) {
-  Geometry& g = cut.geometry;
-  while (room_for_twice_the_warps(g) && g.tile_positions < g.positions) {
-    size_tiles(cut, 2 * g.position_warps);
-  }
-  Plan p{cudaErrorNotSupported, "too little shared memory", Family::kSmall, g, 0, 0, 0};
-  const int64_t tiles = std::max<int64_t>(g.tiles, 1);
-  const int64_t slot = cut.slot_bytes * tensors;
-  const int64_t slots =
-      std::min(tiles, (limits.shared_memory_per_block - cut.scratch_bytes) / slot);
-  if (slots < tiles && (slots <= kStages || family == Family::kAuto)) return p;
-  const bool small = tiles * cut.slot_bytes * g.components <= kSmallWork * cut.element_bytes;
-  // As many blocks as there would be anyway need none of the others.
-  if (family == Family::kAuto && !small && g.channel_blocks < limits.multiprocessors) return p;
-  p.geometry.chunks = 1;
+// What `slots` tiles of each of the blocks take; they stay from sweep to sweep.
+Plan resident_plan(const Cut& cut, int tensors, Family family, Scope scope, int chunks,
+                   int64_t slots, const char* reason) {
+  Plan p{cudaSuccess, reason, family, cut.geometry, 0, 0, 0};
+  p.geometry.chunks = chunks;
   p.geometry.slots = int(slots);
-  p.geometry.resident = p.geometry.alone = true;
-  p.reason = small           ? "so small that barriers between blocks would take longest"
-             : slots < tiles ? "asked for"
-                             : "every block has whole groups, and they fit its shared memory";
-  p.error = cudaSuccess;
-  p.blocks = g.channel_blocks;
-  p.threads = 32 * warps(g);
-  p.shared_memory = slots * slot + cut.scratch_bytes;
+  p.geometry.resident = true;
+  p.geometry.scope = scope;
+  p.blocks = p.geometry.channel_blocks * chunks;
+  p.threads = 32 * warps(p.geometry);
+  p.shared_memory = slots * cut.slot_bytes * tensors + cut.scratch_bytes;
   return p;
 }
 
-}  // namespace
+// A block for the whole of its groups; an error where that does not serve. most_work: of a block
+// that is chosen because it is small.
+Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family,
+                int64_t most_work = kSmallWork) {
+  const Geometry& g = cut.geometry;
+  while (g.tile_positions < g.positions && widen_tiles(cut)) {
+  }
+  const int64_t tiles = std::max<int64_t>(g.tiles, 1);
+  const int64_t slots = std::min(tiles, slots_within(cut, tensors, limits.shared_memory_per_block));
+  if (slots < tiles && (slots <= kStages || family == Family::kAuto)) {
+    return refused(Family::kSmall, "too little shared memory");
+  }
+  const bool small = work(cut, tiles) <= most_work;
+  // As many blocks as there would be anyway need none of the others.
+  if (family == Family::kAuto && !small && g.channel_blocks < limits.multiprocessors) {
+    return refused(Family::kSmall, "fewer blocks than multiprocessors");
+  }
+  return resident_plan(cut, tensors, Family::kSmall, Scope::kBlock, 1, slots,
+                       small           ? "so small that barriers between blocks would take longest"
+                       : slots < tiles ? "asked for"
+                                       : "every block has whole groups, and they fit its shared "
+                                         "memory");
+}
 
-Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
-          Family family) {
+// Clusters of blocks that may be on the device at once.
+int clusters_at_once(const Plan& p, const void* kernel) {
+  cudaLaunchAttribute attribute = cluster_attribute(p.geometry.chunks);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(p.blocks));
+  config.blockDim = dim3(unsigned(p.threads));
+  config.dynamicSmemBytes = p.shared_memory;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  const bool known = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+  if (!known) (void)cudaGetLastError();
+  return known ? clusters : 0;
+}
+
+// A cluster for the whole of its groups; an error where that does not serve.
+//
+// Beside a grid that is resident as a whole, it holds 2 to 8 blocks' shared memory of each group,
+// however many groups there are: 2B forward and 3B backward are moved where streaming, for want of
+// room, moves 3B and 5B. Its barrier is the multiprocessors' own, the launch an ordinary one, and
+// another cluster's block on the same multiprocessor works while one waits.
+//
+// Against it: a cluster has at most 8 multiprocessors. Clusters that leave more than a third of
+// them all idle lose what they save, and what fits on chip is moved in the time of a few barriers
+// of a grid: at a quarter the saved barriers still pay. Reasoned, not measured.
+Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& limits,
+                  Family family) {
+  const auto refuse = [](const char* reason) { return refused(Family::kCluster, reason); };
+  if (!limits.cluster_launch) return refuse("no thread-block clusters on this device");
+  cudaFuncAttributes attributes{};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess)
+    return {error, cudaGetErrorString(error), Family::kCluster, {}, 0, 0, 0};
+  if (attributes.ptxVersion < 90) return refuse("not compiled for thread-block clusters");
+
+  const Geometry& g = cut.geometry;
+  const int64_t room = limits.shared_memory_per_block;
+  const int64_t half = limits.shared_memory_per_multiprocessor / 2 - kReservedBytes;
+  const auto keeps_busy = [&](int64_t blocks) { return 4 * blocks >= 3 * limits.multiprocessors; };
+  // Fewer groups for each cluster, until there are enough clusters and their groups fit.
+  while (!(keeps_busy(int64_t(g.channel_blocks) * kMaxCluster) &&
+           ceil_div(g.tiles, kMaxCluster) <= slots_within(cut, tensors, room)) &&
+         narrow_blocks(cut)) {
+  }
+  while (2 * g.tile_positions < g.positions && widen_tiles(cut)) {
+  }
+  const auto tiles = [&](int size) { return std::max<int64_t>(1, ceil_div(g.tiles, size)); };
+  const auto slots = [&](int size) {
+    return std::min(tiles(size), slots_within(cut, tensors, room));
+  };
+  const auto of_size = [&](int size, const char* reason) {
+    return resident_plan(cut, tensors, Family::kCluster, Scope::kCluster, size, slots(size),
+                         reason);
+  };
+  const auto serves = [&](const Plan& p) {
+    const bool asked = family == Family::kCluster;
+    if (!asked && !keeps_busy(p.blocks)) return false;  // a question less to the driver
+    const int64_t at_once = std::min(g.channel_blocks, clusters_at_once(p, kernel));
+    return at_once > 0 && (asked || keeps_busy(at_once * p.geometry.chunks));
+  };
+
+  // The largest of which every block has a tile, and every multiprocessor two blocks at most.
+  for (int size = kMaxCluster; size > 1; size /= 2) {
+    if (slots(size) < tiles(size) || work(cut, tiles(size)) > kSmallWork) break;
+    if (size > 2 &&
+        (g.tiles < size || int64_t(g.channel_blocks) * size > 2 * limits.multiprocessors)) {
+      continue;
+    }
+    const Plan p = of_size(size, "so small that barriers across the grid would take longest");
+    if (clusters_at_once(p, kernel) > 0) return p;
+  }
+  // The smallest of which two fit a multiprocessor.
+  for (int size = 2; size <= kMaxCluster; size *= 2) {
+    if (slots(size) < tiles(size)) continue;
+    const Plan p = of_size(size, "every cluster has whole groups, and they fit its shared memory");
+    if (int64_t(p.shared_memory) <= half && serves(p)) return p;
+  }
+  // The one with the most shared memory for its groups.
+  for (int size = kMaxCluster; size > 1; size /= 2) {
+    const bool fits = slots(size) == tiles(size);
+    if (!fits && (slots(size) <= kStages ||
+                  (family == Family::kAuto && tiles(size) > kMaxOverflow * slots(size)))) {
+      break;
+    }
+    const Plan p =
+        of_size(size, fits ? "every cluster has whole groups, and they fit its shared memory"
+                           : "every cluster has whole groups, and a part of them fits");
+    if (serves(p)) return p;
+  }
+  return refuse("too few groups for clusters to keep the device busy, or too large ones");
+}
+
+Plan find_plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+               Family family) {
   Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
   if (!cut.supported) return p;
+  const auto ready = [](const Plan& found) { return found.error == cudaSuccess; };
+  if (family == Family::kAuto && limits.cluster_launch) {
+    const Plan small = plan_small(cut, tensors, limits, family, kSmallWorkBesideClusters);
+    if (ready(small)) return small;
+  }
+  if (family == Family::kAuto || family == Family::kCluster) {
+    const Plan cluster = plan_cluster(cut, kernel, tensors, limits, family);
+    if (ready(cluster) || family == Family::kCluster) return cluster;
+  }
   if (family == Family::kAuto || family == Family::kSmall) {
-    Plan small = plan_small(cut, tensors, limits, family);
-    if (small.error == cudaSuccess) {
-      small.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         int(small.shared_memory));
-    }
-    if (small.error == cudaSuccess || family == Family::kSmall) return small;
+    const Plan small = plan_small(cut, tensors, limits, family);
+    if (ready(small) || family == Family::kSmall) return small;
   }
   Geometry& g = p.geometry;
   p.threads = 32 * warps(g);
@@ -324,10 +185,7 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
   const auto occupancy = [&](size_t bytes) {
     int blocks = 0;
     if (bytes > size_t(limits.shared_memory_per_block)) return 0;
-    p.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-    if (p.error == cudaSuccess) {
-      p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
-    }
+    p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
     return p.error == cudaSuccess ? blocks : 0;
   };
   const auto chunks_of = [&](int blocks) {
@@ -382,30 +240,81 @@ Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& l
   return p;
 }
 
+// All that a plan depends on.
+struct Question {
+  Cut cut;
+  const void* kernel;
+  int tensors;
+  DeviceLimits limits;
+  Family family;
+
+  bool operator==(const Question&) const = default;
+};
+
+struct QuestionHash {
+  size_t operator()(const Question& q) const {
+    const Geometry& g = q.cut.geometry;
+    size_t hash = reinterpret_cast<uintptr_t>(q.kernel);
+    for (const int64_t part : {g.positions, g.length, int64_t(g.channels), int64_t(g.groups),
+                               int64_t(g.components), int64_t(q.family)}) {
+      hash = hash * 0x9e3779b97f4a7c15u + size_t(part);
+    }
+    return hash ^ hash >> 32;
+  }
+};
+
+}  // namespace
+
+Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+          Family family) {
+  // Of the shapes that one network has, and not of all that there ever were.
+  constexpr size_t kMost = 4096;
+  thread_local std::unordered_map<Question, Plan, QuestionHash> known;
+  const cudaError_t error = allow_shared_memory(kernel, limits);
+  if (error != cudaSuccess) return {error, "", family, cut.geometry, 0, 0, 0};
+  const Question question{cut, kernel, tensors, limits, family};
+  const auto found = known.find(question);
+  if (found != known.end()) return found->second;
+  const Plan plan = find_plan(cut, kernel, tensors, limits, family);
+  if (plan.error != cudaSuccess) return plan;
+  if (known.size() == kMost) known.clear();
+  return known.emplace(question, plan).first->second;
+}
+
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family) {
-  const Cut c = cut(x, {}, components, groups, limits);
+  const bool forward = direction == Direction::kForward;
+  const Cut c = cut(x, {}, components, groups, limits, forward ? kForwardCut : kBackwardCut);
   Description d{};
   d.reason = c.reason;
   if (!c.supported) {
     const bool asked_for_another = family != Family::kAuto && family != Family::kStreaming;
     return asked_for_another ? d : describe_general(x, components, groups, limits, c.reason);
   }
-  const bool forward = direction == Direction::kForward;
   const void* const kernel =
       forward ? forward_kernel_address(x.scalar, c) : backward_kernel_address(x.scalar, c);
-  const Plan p = plan(c, kernel, forward ? 1 : 2, limits, family);
+  if (allow_shared_memory(kernel, limits) != cudaSuccess) return d;
+  const Plan p = find_plan(c, kernel, forward ? 1 : 2, limits, family);
   d.reason = p.reason;
   if (p.error != cudaSuccess) return d;
   const int64_t tiles = ceil_div(p.geometry.tiles, p.geometry.chunks);
   const bool fits = p.geometry.resident && tiles <= p.geometry.slots;
   const int64_t kept = fits ? tiles : p.geometry.resident ? p.geometry.slots - kStages : 0;
-  return {true,  p.family, c.access,        p.threads, p.blocks, p.geometry.tile_positions,
-          tiles, kept,     p.shared_memory, p.reason};
+  return {true,
+          p.family,
+          c.access,
+          p.threads,
+          p.blocks,
+          p.family == Family::kCluster ? p.geometry.chunks : 1,
+          p.geometry.tile_positions,
+          tiles,
+          kept,
+          p.shared_memory,
+          p.reason};
 }
 
 cudaError_t device_limits(int device, DeviceLimits* limits) {
-  int cooperative = 0;
+  int cooperative = 0, clusters = 0;
   const auto read = [device](cudaDeviceAttr attribute, int* value) {
     return cudaDeviceGetAttribute(value, attribute, device);
   };
@@ -418,7 +327,9 @@ cudaError_t device_limits(int device, DeviceLimits* limits) {
                  &limits->shared_memory_per_multiprocessor);
   }
   if (error == cudaSuccess) error = read(cudaDevAttrCooperativeLaunch, &cooperative);
+  if (error == cudaSuccess) error = read(cudaDevAttrClusterLaunch, &clusters);
   limits->cooperative_launch = cooperative != 0;
+  limits->cluster_launch = clusters != 0;
   return error;
 }
 

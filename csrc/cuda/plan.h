@@ -1,9 +1,7 @@
-// Which kernel serves a problem, how it is cut into tiles, and why. Host code, no launches.
+// Which kernel serves a problem, and why. Host code, no launches.
 #pragma once
 
-#include <initializer_list>
-
-#include "cuda/geometry.h"
+#include "cuda/cut.h"
 #include "cuda/launch.h"
 #include "cuda/tensor.h"
 
@@ -18,6 +16,7 @@ struct Description {
   Access access;
   int threads;  // of a block
   int blocks;
+  int cluster_blocks;  // 1 where there are no clusters
   int positions_per_tile;
   int64_t tiles_per_block;  // at most
   int64_t resident_tiles;   // of them, kept in shared memory
@@ -29,29 +28,6 @@ struct Description {
 Description describe(Direction direction, const Input& x, int64_t components, int64_t groups,
                      const DeviceLimits& limits, Family family = Family::kAuto);
 
-// The compiled number of components that serves so many.
-int compiled_components(Scalar scalar, Access access, int64_t components);
-
-// How a problem is cut, whatever the device's occupancy.
-struct Cut {
-  bool supported;      // by kernels that hold whole groups of channels in registers
-  const char* reason;  // where it is not
-  Geometry geometry;   // all but chunks, slots and resident
-  Access access;
-  int compiled;   // components
-  int allocated;  // components that the workspace holds, whatever the access
-  int max_chunks;
-  int held_channels, held_positions;  // by a thread, of a tile
-  int element_bytes;
-  int64_t slot_bytes;  // of one tensor's tile
-  int64_t scratch_bytes;
-};
-
-// `others`: strides and pointers of the tensors beside x that the kernel walks with it. Tables have
-// the same columns whatever `max_threads`, 0 for what the kernels of so many components allow.
-Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
-        const DeviceLimits& limits, int max_threads = 0);
-
 struct Plan {
   cudaError_t error;
   const char* reason;
@@ -61,16 +37,13 @@ struct Plan {
   size_t shared_memory;
 };
 
-// tensors: that every tile keeps in shared memory.
+// tensors: that every tile keeps in shared memory. A plan that was found is remembered: to find it
+// the driver is asked several times, which would cost a small problem more than its kernel.
 Plan plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
           Family family);
 
 // The kernels that serve a cut, for the occupancy.
 const void* forward_kernel_address(Scalar scalar, const Cut& cut);
 const void* backward_kernel_address(Scalar scalar, const Cut& cut);
-
-// x with rows joined where the cut joins them.
-Tensor flattened(const Geometry& geometry, const Input& x);
-Tensor flattened(const Geometry& geometry, const Input& x, const Output& y);
 
 }  // namespace mixnorm::cuda

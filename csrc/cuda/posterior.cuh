@@ -15,7 +15,7 @@ namespace mixnorm::cuda {
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ void sum_constants(const Geometry& g, const Place& place, const T* table, T* parts,
                               T* constants) {
-  const Coefficients<T, K, kFirst, kRows, false> rows(table, place.column);
+  const Coefficients<T, K, kFirst, kRows, false, Place::kOwned> rows(table, place.column);
 #pragma unroll 1
   for (int i = 0; i < kRows; ++i) {
     const auto row = rows.row(kFirst + i);

@@ -50,7 +50,8 @@ template <class S, int K, class T = accumulation_t<S>>
 __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& start, T* table,
                         double* buffer) {
   const bool sampled = start.statistics.mean == nullptr;
-  const Lanes lanes(sampled ? kShiftSamples : 1, buffer, g.alone ? own_columns(g) : 1);
+  const Lanes lanes(sampled ? kShiftSamples : 1, buffer,
+                    g.scope == Scope::kGrid ? 1 : (own_columns(g) + g.chunks - 1) / g.chunks);
   for_columns(g, lanes, [&](const Column& column) {
     double shift[1] = {0};
     if (sampled) {

@@ -1,5 +1,5 @@
-// Steps of a planned kernel: one launch of all, cooperative where blocks wait for each other, or a
-// launch of each.
+// Steps of a planned kernel: one launch of all, cooperative where all blocks wait for each other,
+// of clusters where some do, or a launch of each.
 #pragma once
 
 #include <initializer_list>
@@ -27,6 +27,10 @@ cudaError_t run(const Plan& plan, void (*kernel)(Problem, int, int), const Probl
   if (resident) {
     const cudaError_t error = cudaMemsetAsync(barrier, 0, sizeof(*barrier), stream);
     if (error != cudaSuccess) return error;
+  }
+  if (plan.family == Family::kCluster) {
+    return launch_clusters(kernel, plan.blocks, plan.threads, plan.shared_memory,
+                           plan.geometry.chunks, stream, problem, 0, steps);
   }
   if (resident || plan.family == Family::kSmall) {
     return launch_kernel(kernel, plan.blocks, plan.threads, plan.shared_memory, resident, stream,

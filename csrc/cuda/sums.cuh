@@ -67,15 +67,9 @@ __device__ void store_sums(const Geometry& g, const Place& place, const Sums<T, 
   }
 }
 
-// The threads' shares of a group's mass, to out [groups][K].
+// The warps' shares of a group's mass, parts [warp][K], to out [groups][K].
 template <int K, class T, class Place>
-__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K], T* parts,
-                             T* out) {
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const T sum = lane_sum(mass[k], 1, 32);
-    if (place.lane == 0) parts[place.warp * K + k] = sum;
-  }
+__device__ void merge_masses(const Geometry& g, const Place& place, const T* parts, T* out) {
   __syncthreads();
   const int group_warps = g.channel_warps * g.position_warps;
   for (int k = place.rank; k < K; k += place.group_threads(g)) {
@@ -85,6 +79,18 @@ __device__ void store_masses(const Geometry& g, const Place& place, const T (&ma
     }
     if (place.group < g.groups) out[place.group * K + k] = sum;
   }
+}
+
+// Likewise from the threads' shares.
+template <int K, class T, class Place>
+__device__ void store_masses(const Geometry& g, const Place& place, const T (&mass)[K], T* parts,
+                             T* out) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const T sum = lane_sum(mass[k], 1, 32);
+    if (place.lane == 0) parts[place.warp * K + k] = sum;
+  }
+  merge_masses<K>(g, place, parts, out);
 }
 
 }  // namespace mixnorm::cuda

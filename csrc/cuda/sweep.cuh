@@ -37,8 +37,8 @@ struct WalkOver {
 
   // sweep: how many came before.
   __device__ WalkOver(const Geometry& g, unsigned char* slots, int sweep)
-      : place(g, blockIdx.x % g.channel_blocks),
-        chunk(blockIdx.x / g.channel_blocks),
+      : place(g, channel_block_of(g, blockIdx.x)),
+        chunk(chunk_of(g, blockIdx.x)),
         residency(g, chunk),
         slots(slots),
         loaded(g.resident && sweep > 0),

@@ -72,7 +72,16 @@ class Coefficients {
 
  private:
   __device__ __forceinline__ Columns<T, N> load(int i) const {
-    return *reinterpret_cast<const Columns<T, N>*>(start_ + i * kChannels<T, K>);
+    constexpr int kTogether = kChannels<T, K>, kPart = N < kTogether ? N : kTogether;
+    Columns<T, N> row;
+#pragma unroll
+    for (int c = 0; c < N; c += kPart) {
+      const auto part = *reinterpret_cast<const Columns<T, kPart>*>(
+          start_ + c / kTogether * (Row<K>::kCount * kTogether) + i * kTogether);
+#pragma unroll
+      for (int j = 0; j < kPart; ++j) row.value[c + j] = part.value[j];
+    }
+    return row;
   }
 
   const T* start_;

@@ -75,6 +75,9 @@ struct Thread {
     return 32 * g.channel_warps * g.position_warps;
   }
 
+  // Whose place among the chunks of a warp's lanes is the lane's.
+  __device__ static int slot(int lane) { return lane; }
+
   // Of the first part's position r, within the tile.
   __device__ int position(int r) const {
     if constexpr (kAccess == Access::kElements) return r * position_lanes + position_lane;

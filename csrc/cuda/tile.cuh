@@ -30,7 +30,7 @@ struct Tiles {
   static constexpr int kWarpBytes = Place::kParts * kPartBytes;
   // The thread's first chunk in the block's slots of so many tensors.
   __device__ static int own_slot(const Place& place, int tensors) {
-    return place.warp * tensors * kWarpBytes + place.lane * sizeof(Chunk);
+    return place.warp * tensors * kWarpBytes + Place::slot(place.lane) * sizeof(Chunk);
   }
 
   // `slot` is the thread's own from here on.

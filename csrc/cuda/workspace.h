@@ -36,16 +36,18 @@ struct Buffers {
     const int64_t width = columns(cut.geometry), components = cut.allocated;
     barrier = workspace.take<unsigned int>(1);
     table = workspace.take<T>(table_rows(cut.allocated) * ((width + 3) / 4 * 4));
-    sums = workspace.take<T>(cut.max_chunks * 2 * components * width);
-    masses = workspace.take<T>(cut.max_chunks * cut.geometry.groups * components);
+    sums = workspace.take<T>(cut.workspace_chunks * 2 * components * width);
+    masses = workspace.take<T>(cut.workspace_chunks * cut.geometry.groups * components);
   }
 };
 
 // Of a problem that is supported; else 0.
 inline size_t workspace_bytes(const Input& x, int64_t components, int64_t groups,
                               const DeviceLimits& limits) {
-  const Cut c = cut(x, {}, components, groups, limits);
+  Cut c = cut(x, {}, components, groups, limits);
   if (!c.supported) return 0;
+  Cut matrix = cut(x, {}, components, groups, limits, {.matrix = true});
+  share_workspace(c, matrix);
   Workspace workspace(nullptr);
   if (x.scalar == Scalar::kDouble) {
     Buffers<double>(workspace, c);

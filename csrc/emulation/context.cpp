@@ -13,7 +13,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if !defined(__ELF__) || !(defined(__x86_64__) || defined(__aarch64__))
+// MIXNORM_UCONTEXT may be asked for, to test on x86-64 what other processors run.
+#if !defined(__ELF__) || !defined(__x86_64__)
 #define MIXNORM_UCONTEXT 1
 #endif
 #ifdef MIXNORM_UCONTEXT
@@ -22,9 +23,6 @@
 // Saves the callee-saved registers on the stack and the stack pointer to *saved, then takes both
 // from `resumed`: some ten nanoseconds less than ucontext, which also changes the signal mask.
 extern "C" void mixnorm_change_stack(void** saved, void* resumed);
-#endif
-
-#if !defined(MIXNORM_UCONTEXT) && defined(__x86_64__)
 asm(R"(
   .text
   .p2align 4
@@ -46,40 +44,6 @@ mixnorm_change_stack:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
-  .size mixnorm_change_stack, . - mixnorm_change_stack
-)");
-#elif !defined(MIXNORM_UCONTEXT)
-asm(R"(
-  .text
-  .p2align 4
-  .globl mixnorm_change_stack
-  .hidden mixnorm_change_stack
-  .type mixnorm_change_stack, %function
-mixnorm_change_stack:
-  stp x29, x30, [sp, #-160]!
-  stp x19, x20, [sp, #16]
-  stp x21, x22, [sp, #32]
-  stp x23, x24, [sp, #48]
-  stp x25, x26, [sp, #64]
-  stp x27, x28, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x9, sp
-  str x9, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp, #16]
-  ldp x21, x22, [sp, #32]
-  ldp x23, x24, [sp, #48]
-  ldp x25, x26, [sp, #64]
-  ldp x27, x28, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  ldp x29, x30, [sp], #160
   ret
   .size mixnorm_change_stack, . - mixnorm_change_stack
 )");
@@ -149,14 +113,9 @@ void Context::start(void (*entry)()) {
   makecontext(state, &Context::begin, 0);
 #else
   char* top = mapping_ + kPage + size_;
-#if defined(__x86_64__)
   // Six registers, the address that ret jumps to, and the return address a function expects above.
   constexpr size_t kFrame = 8 * sizeof(void*);
   constexpr size_t kReturn = 6;
-#else
-  constexpr size_t kFrame = 160;
-  constexpr size_t kReturn = 1;
-#endif
   auto* frame = reinterpret_cast<void**>(top - kFrame);
   std::memset(frame, 0, kFrame);
   frame[kReturn] = reinterpret_cast<void*>(&Context::begin);

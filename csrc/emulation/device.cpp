@@ -27,4 +27,10 @@ int blocks_per_multiprocessor(int block_size, size_t dynamic_bytes) {
                    d.shared_memory_per_multiprocessor / bytes});
 }
 
+int clusters_at_once(int cluster, int block_size, size_t dynamic_bytes) {
+  const Device& d = device();
+  if (!d.cluster_launch || cluster < 1 || cluster > d.blocks_per_cluster) return 0;
+  return blocks_per_multiprocessor(block_size, dynamic_bytes) * d.multiprocessors / cluster;
+}
+
 }  // namespace mixnorm::emulation

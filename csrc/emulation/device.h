@@ -21,6 +21,8 @@ struct Device {
   int compute_capability_major = 9;
   int compute_capability_minor = 0;
   int cooperative_launch = 1;
+  int cluster_launch = 1;
+  int blocks_per_cluster = 8;  // the portable limit
   // Of any kernel: a CPU's compiler does not know.
   int registers_per_thread = 64;
 };
@@ -32,5 +34,9 @@ uint64_t& schedule_seed();
 
 // How many blocks are on one multiprocessor at a time; 0 if not even one fits.
 int blocks_per_multiprocessor(int block_size, size_t dynamic_bytes);
+
+// How many clusters of so many blocks are on the device at a time, were all its multiprocessors one
+// group that a cluster may lie on.
+int clusters_at_once(int cluster, int block_size, size_t dynamic_bytes);
 
 }  // namespace mixnorm::emulation

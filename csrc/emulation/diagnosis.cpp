@@ -14,6 +14,8 @@ const char* name_of(const Thread& thread) {
   switch (thread.wait) {
     case Wait::kBlock:
       return "waits at the barrier";
+    case Wait::kCluster:
+      return "waits at the cluster's barrier";
     case Wait::kSleep:
       return "spins";
     case Wait::kReturned:
@@ -28,6 +30,8 @@ const char* name_of(const Thread& thread) {
       return "waits in a shuffle";
     case Collective::kVote:
       return "waits in a vote";
+    case Collective::kMultiply:
+      return "waits in a matrix product";
     default:
       return "waits at __syncwarp";
   }

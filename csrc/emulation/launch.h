@@ -18,6 +18,9 @@ cudaError_t launch(const cudaLaunchConfig_t& configuration, const void* function
 // How many launches and fills of memory there have been.
 int64_t& enqueued();
 
+// How many questions about occupancy.
+int64_t& asked();
+
 }  // namespace mixnorm::emulation
 
 template <class... Parameters, class... Arguments>

@@ -30,6 +30,17 @@ cudaError_t fail(cudaError_t error, const Parts&... parts) {
   return last_error = error;
 }
 
+// Blocks of one; 1 where the launch asks for none, 0 where it asks for more than one dimension.
+unsigned cluster_of(const cudaLaunchConfig_t& c) {
+  unsigned blocks = 1;
+  for (unsigned i = 0; i < c.numAttrs; ++i) {
+    if (c.attrs[i].id != cudaLaunchAttributeClusterDimension) continue;
+    const auto& dimension = c.attrs[i].val.clusterDim;
+    blocks = dimension.y == 1 && dimension.z == 1 ? dimension.x : 0;
+  }
+  return blocks;
+}
+
 int dynamic_limit(const void* function) {
   const auto found = dynamic_limits.find(function);
   return found == dynamic_limits.end() ? device().shared_memory_per_block : found->second;
@@ -38,6 +49,11 @@ int dynamic_limit(const void* function) {
 }  // namespace
 
 int64_t& enqueued() {
+  static int64_t count = 0;
+  return count;
+}
+
+int64_t& asked() {
   static int64_t count = 0;
   return count;
 }
@@ -62,8 +78,26 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* function, const Kern
     const cudaLaunchAttribute& attribute = c.attrs[i];
     if (attribute.id == cudaLaunchAttributeCooperative) {
       cooperative = attribute.val.cooperative != 0;
-    } else if (attribute.id == cudaLaunchAttributeClusterDimension) {
-      return fail(cudaErrorNotSupported, "the emulation has no clusters of blocks");
+    }
+  }
+  const unsigned cluster = cluster_of(c);
+  if (cluster == 0) {
+    return fail(cudaErrorNotSupported, "the emulation runs clusters of one dimension");
+  }
+  if (cluster > 1) {
+    if (!d.cluster_launch) return fail(cudaErrorNotSupported, "the device has no clusters");
+    if (cluster > static_cast<unsigned>(d.blocks_per_cluster)) {
+      return fail(cudaErrorInvalidClusterSize, "a cluster of ", cluster, " blocks, it has 1 to ",
+                  d.blocks_per_cluster);
+    }
+    if (c.gridDim.x % cluster != 0) {
+      return fail(cudaErrorInvalidClusterSize, "a grid of ", c.gridDim.x,
+                  " blocks is not whole clusters of ", cluster);
+    }
+    if (clusters_at_once(static_cast<int>(cluster), static_cast<int>(c.blockDim.x),
+                         c.dynamicSmemBytes) < 1) {
+      return fail(cudaErrorInvalidClusterSize, "a cluster of ", cluster,
+                  " blocks is more than the device holds");
     }
   }
   if (cooperative) {
@@ -76,7 +110,8 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* function, const Kern
   }
   ++enqueued();
   const std::string problem =
-      run({c.gridDim.x, c.blockDim.x, c.dynamicSmemBytes, cooperative}, kernel, schedule_seed());
+      run({c.gridDim.x, c.blockDim.x, c.dynamicSmemBytes, cooperative, cluster}, kernel,
+          schedule_seed());
   if (!problem.empty()) return fail(cudaErrorLaunchFailure, problem);
   return cudaSuccess;
 }
@@ -101,6 +136,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorCooperativeLaunchTooLarge";
     case cudaErrorNotSupported:
       return "cudaErrorNotSupported";
+    case cudaErrorInvalidClusterSize:
+      return "cudaErrorInvalidClusterSize";
   }
   return "unknown error";
 }
@@ -184,6 +221,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int num
     case cudaDevAttrReservedSharedMemoryPerBlock:
       *value = d.reserved_shared_memory_per_block;
       return cudaSuccess;
+    case cudaDevAttrClusterLaunch:
+      *value = d.cluster_launch;
+      return cudaSuccess;
   }
   return fail(cudaErrorInvalidValue, "device attribute ", static_cast<int>(attribute));
 }
@@ -225,6 +265,16 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int block_size,
                                                           size_t dynamic_bytes) {
+  ++mixnorm::emulation::asked();
   *blocks = blocks_per_multiprocessor(block_size, dynamic_bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*,
+                                           const cudaLaunchConfig_t* configuration) {
+  ++mixnorm::emulation::asked();
+  const cudaLaunchConfig_t& c = *configuration;
+  *clusters = clusters_at_once(static_cast<int>(cluster_of(c)), static_cast<int>(c.blockDim.x),
+                               c.dynamicSmemBytes);
   return cudaSuccess;
 }

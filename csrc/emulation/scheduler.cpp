@@ -7,8 +7,7 @@
 
 #include "emulation/builtins.h"
 #include "emulation/diagnosis.h"
-#include "emulation/omission.h"
-#include "emulation/random.h"
+#include "emulation/machine.h"
 
 namespace mixnorm::emulation {
 namespace {
@@ -21,33 +20,7 @@ struct Fault {
   std::string problem;
 };
 
-struct Machine {
-  Context caller;
-  std::deque<Block> blocks;  // kept for the next run, with their stacks
-  size_t alive = 0;          // how many of them take part
-  size_t finished = 0;
-  size_t sleeping = 0;  // threads
-  Kernel kernel{};
-  Grid grid{};
-  Random random;
-  bool progress = false;  // since the last look of those that sleep
-  bool news = false;
-  int idle_rounds = 0;
-  std::string problem;
-};
-
-Machine machine;
-
 void thread_main();
-
-uint32_t lowest_bits(unsigned count) {
-  return count >= 32 ? ~uint32_t{0} : (uint32_t{1} << count) - 1;
-}
-
-void make_ready(Warp& warp, uint32_t lanes, Block& block) {
-  warp.ready |= lanes;
-  block.ready_warps |= uint32_t{1} << (&warp - block.warps.data());
-}
 
 void run_next(Thread& next) {
   Warp& warp = *next.warp;
@@ -95,11 +68,6 @@ Thread* pick_late(Block& block) {
   return warp.lanes[machine.random.bit_of(warp.ready)];
 }
 
-void make_late(Block& block, Warp& warp, uint32_t lanes) {
-  warp.late = lanes;
-  block.late_warps |= uint32_t{1} << (&warp - block.warps.data());
-}
-
 // From a random block on: a thread that is not late, or else any.
 Thread* pick_block(bool late_too) {
   const size_t start = machine.alive > 1 ? machine.random.below(machine.alive) : 0;
@@ -142,10 +110,8 @@ std::string deadlock() {
   return "deadlock, no thread can go on: " + what_they_wait_for(blocks);
 }
 
-// Continues some thread; returns when the calling one is continued. A warp goes on for as long as
-// it can, so that it overwrites what slower warps have yet to read, if nothing keeps it from that;
-// then one of the block's other warps or of another block's. Sometimes a spinning thread looks
-// before those that it waits for are all done, and always before the late ones go on.
+}  // namespace
+
 void suspend() {
   const Thread* self = current;
   Random& random = machine.random;
@@ -173,41 +139,12 @@ void suspend() {
   run_next(*next);
 }
 
-// Gives the lanes of a collective their results, once all of them have come.
-bool complete(Warp& warp, Block& block, uint32_t mask) {
-  const uint32_t lanes = mask & ~warp.returned;
-  if ((warp.waiting & lanes) != lanes || lanes == 0) return false;
-  uint64_t values[kWarpSize];
-  uint32_t votes = 0;
-  const Thread& first = *warp.lanes[std::countr_zero(lanes)];
-  for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-    const int lane = std::countr_zero(rest);
-    const Thread& thread = *warp.lanes[lane];
-    if (thread.mask != mask) return false;
-    if (thread.collective != first.collective) {
-      fault("divergent warp: " + describe(thread) + " while " + describe(first));
-    }
-    values[lane] = thread.value;
-    votes |= uint32_t{thread.value != 0} << lane;
-  }
-  for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-    Thread& thread = *warp.lanes[std::countr_zero(rest)];
-    if (thread.collective == Collective::kVote) {
-      thread.value = votes;
-    } else if (thread.collective == Collective::kShuffle) {
-      // A lane that takes no part has no value to give.
-      const bool there = lanes >> thread.source & 1;
-      thread.value = there ? values[thread.source] : ~uint64_t{0};
-    }
-  }
-  warp.waiting &= ~lanes;
-  make_ready(warp, lanes, block);
-  return true;
-}
+namespace {
 
 void thread_returned() {
   Thread& self = *current;
   Block& block = *self.block;
+  Cluster& cluster = *block.cluster;
   Warp& warp = *self.warp;
   machine.progress = machine.news = true;
   self.wait = Wait::kReturned;
@@ -217,6 +154,11 @@ void thread_returned() {
     fault("the thread has returned and never reaches the barrier that others wait at, " +
           describe(block.barrier));
   }
+  if (cluster.arrived > 0) {
+    fault("the thread has returned and never reaches the cluster's barrier that others wait at, " +
+          describe(cluster.barrier));
+  }
+  ++cluster.returned;
   for (uint32_t rest = warp.waiting; rest; rest &= rest - 1) {
     if (complete(warp, block, warp.lanes[std::countr_zero(rest)]->mask)) break;
   }
@@ -257,6 +199,7 @@ void prepare(Block& block, unsigned index) {
     thread.warp = &block.warps[t / kWarpSize];
     thread.warp->lanes[thread.lane] = &thread;
     thread.wait = Wait::kNothing;
+    thread.arrived_at_cluster = thread.omits_cluster = false;
   }
   block.ready_warps = block.late_warps = 0;
   for (size_t w = 0; w < block.warps.size(); ++w) {
@@ -265,6 +208,19 @@ void prepare(Block& block, unsigned index) {
   }
   block.returned = block.arrived = block.votes = 0;
   block.shared_memory.reset(grid.shared_bytes);
+}
+
+// Makes the first `alive` blocks, of consecutive indices from `first` on, ready as clusters.
+void prepare_clusters(size_t alive, unsigned first) {
+  const Grid& grid = machine.grid;
+  machine.clusters.assign(alive / grid.cluster, Cluster{});
+  for (size_t b = 0; b < alive; ++b) {
+    Block& block = machine.blocks[b];
+    prepare(block, first + static_cast<unsigned>(b));
+    block.cluster = &machine.clusters[b / grid.cluster];
+    block.cluster->blocks.push_back(&block);
+    block.cluster->threads += grid.threads;
+  }
 }
 
 // Runs the first `alive` blocks until all of their threads have returned.
@@ -295,21 +251,16 @@ std::string run(const Grid& grid, const Kernel& kernel, uint64_t seed) {
   machine.problem.clear();
   blockDim.x = grid.threads;
   gridDim.x = grid.blocks;
-  const size_t together = grid.cooperative ? grid.blocks : 1;
+  const size_t together = grid.cooperative ? grid.blocks : grid.cluster;
   while (machine.blocks.size() < together) machine.blocks.emplace_back();
-  if (grid.cooperative) {
-    for (unsigned b = 0; b < grid.blocks; ++b) prepare(machine.blocks[b], b);
+  std::vector<unsigned> order(grid.blocks / together);
+  std::iota(order.begin(), order.end(), 0u);
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[machine.random.below(i)]);
+  }
+  for (size_t i = 0; i < order.size() && machine.problem.empty(); ++i) {
+    prepare_clusters(together, static_cast<unsigned>(order[i] * together));
     run_blocks(together);
-  } else {
-    std::vector<unsigned> order(grid.blocks);
-    std::iota(order.begin(), order.end(), 0u);
-    for (size_t i = order.size(); i > 1; --i) {
-      std::swap(order[i - 1], order[machine.random.below(i)]);
-    }
-    for (size_t b = 0; b < order.size() && machine.problem.empty(); ++b) {
-      prepare(machine.blocks[0], order[b]);
-      run_blocks(1);
-    }
   }
   if (!machine.problem.empty()) restart_contexts();
   return machine.problem;
@@ -319,60 +270,6 @@ void fault(const std::string& problem) {
   std::ostringstream text;
   text << "block " << current->block->index << ", thread " << current->index << ": " << problem;
   throw Fault{text.str()};
-}
-
-unsigned block_barrier(bool predicate, std::source_location where) {
-  if (omitted(where)) return predicate;
-  Thread& self = *current;
-  Block& block = *self.block;
-  machine.progress = machine.news = true;
-  if (block.returned > 0) {
-    fault("a barrier, " + describe(where) + ", after other threads of the block have returned");
-  }
-  if (block.arrived == 0) {
-    block.barrier = where;
-  } else if (!same_place(block.barrier, where)) {
-    fault("divergent barrier: " + describe(where) + " while other threads of the block wait at " +
-          describe(block.barrier));
-  }
-  self.wait = Wait::kBlock;
-  self.where = where;
-  block.votes += predicate;
-  if (++block.arrived == block.size) {
-    block.result = block.votes;
-    block.arrived = block.votes = 0;
-    for (size_t w = 0; w < block.warps.size(); ++w) {
-      const auto lanes = static_cast<unsigned>(block.size - w * kWarpSize);
-      make_ready(block.warps[w], lowest_bits(lanes), block);
-      block.warps[w].late = 0;
-    }
-    block.late_warps = 0;
-    if (machine.random.rarely(2)) {
-      Warp& warp = block.warps[machine.random.below(block.warps.size())];
-      make_late(block, warp, warp.ready);
-    }
-  }
-  suspend();
-  return block.result;
-}
-
-uint64_t warp_collective(Collective collective, uint32_t mask, uint64_t value, unsigned source,
-                         std::source_location where) {
-  Thread& self = *current;
-  Warp& warp = *self.warp;
-  const uint32_t bit = uint32_t{1} << self.lane;
-  machine.progress = machine.news = true;
-  if (!(mask & bit)) fault("the mask of a warp operation lacks its caller, " + describe(where));
-  self.wait = Wait::kWarp;
-  self.where = where;
-  self.collective = collective;
-  self.mask = mask;
-  self.source = source;
-  self.value = value;
-  warp.waiting |= bit;
-  complete(warp, *self.block, mask);
-  suspend();
-  return self.value;
 }
 
 void sleep(std::source_location where) {

@@ -25,7 +25,8 @@ struct Kernel {
 struct Grid {
   unsigned blocks, threads;
   size_t shared_bytes;
-  bool cooperative;  // all blocks alive at once, otherwise one after the other
+  bool cooperative;  // all blocks alive at once, otherwise one cluster after the other
+  unsigned cluster;  // blocks of one; 1 where there are none
 };
 
 // Runs the kernel to its end; the diagnosis of the first fault, empty where there is none.
@@ -36,6 +37,11 @@ std::string run(const Grid& grid, const Kernel& kernel, uint64_t seed);
 
 // Waits for every thread of the block; how many came with a predicate that is not 0.
 unsigned block_barrier(bool predicate, std::source_location where);
+
+// The barrier of the block's cluster: every thread arrives, may go on, and waits for all others to
+// have arrived. Where the arrival is left out, so is the wait.
+void cluster_arrive(std::source_location where);
+void cluster_wait(std::source_location where);
 
 // Waits for the lanes of `mask`, then returns, for a shuffle, the value of lane `source`, for a
 // vote the lanes whose value is not 0.

@@ -26,6 +26,16 @@ inline void __threadfence_block() { mixnorm::emulation::maybe_preempt(); }
 inline void __threadfence() { mixnorm::emulation::maybe_preempt(); }
 inline void __threadfence_system() { mixnorm::emulation::maybe_preempt(); }
 
+inline void __cluster_barrier_arrive(MIXNORM_HERE) { mixnorm::emulation::cluster_arrive(where); }
+inline void __cluster_barrier_wait(MIXNORM_HERE) { mixnorm::emulation::cluster_wait(where); }
+
+inline unsigned __clusterSizeInBlocks() {
+  return static_cast<unsigned>(mixnorm::emulation::current->block->cluster->blocks.size());
+}
+inline unsigned __clusterRelativeBlockRank() {
+  return mixnorm::emulation::current->block->index % __clusterSizeInBlocks();
+}
+
 inline void __nanosleep(unsigned, MIXNORM_HERE) { mixnorm::emulation::sleep(where); }
 
 [[noreturn]] inline void __trap() { mixnorm::emulation::fault("the kernel called __trap"); }

@@ -15,11 +15,12 @@ namespace mixnorm::emulation {
 constexpr unsigned kWarpSize = 32;
 
 // What a thread waits for.
-enum class Wait : uint8_t { kNothing, kBlock, kWarp, kSleep, kReturned };
+enum class Wait : uint8_t { kNothing, kBlock, kCluster, kWarp, kSleep, kReturned };
 
-enum class Collective : uint8_t { kSynchronize, kShuffle, kVote };
+enum class Collective : uint8_t { kSynchronize, kShuffle, kVote, kMultiply };
 
 struct Block;
+struct Cluster;
 struct Warp;
 
 struct Thread {
@@ -35,6 +36,11 @@ struct Thread {
   uint32_t mask = 0;
   unsigned source = 0;
   uint64_t value = 0;
+  // The cluster's barrier: whether it has arrived and not waited yet, when, and whether both are
+  // left out.
+  bool arrived_at_cluster = false;
+  bool omits_cluster = false;
+  unsigned cluster_phase = 0;
   AsyncCopies copies;
 };
 
@@ -49,6 +55,7 @@ struct Warp {
 };
 
 struct Block {
+  Cluster* cluster = nullptr;
   unsigned index = 0;
   unsigned size = 0;
   std::deque<Thread> threads;  // contexts, and what points to them, stay where they are
@@ -63,6 +70,16 @@ struct Block {
   unsigned result = 0;
   std::source_location barrier;
   SharedMemory shared_memory;
+};
+
+// Blocks of consecutive index that are alive together and have a barrier of their own.
+struct Cluster {
+  std::vector<Block*> blocks;
+  unsigned threads = 0;  // of all blocks
+  unsigned returned = 0;
+  unsigned arrived = 0;
+  unsigned phase = 0;  // how often all have arrived
+  std::source_location barrier;
 };
 
 }  // namespace mixnorm::emulation

@@ -25,8 +25,9 @@ double tolerance(bool input) {
 template <class S>
 void check(const Shape& s, Layout layout, Family family, Mode mode) {
   using T = typename Element<S>::T;
-  static unsigned seed = 0;
-  Model m = random_model(s, 0.5, ++seed);
+  const unsigned seed = seed_of({s.batch, s.channels, s.length, s.components, s.groups, int(layout),
+                                 int(family), int(mode), int(Element<S>::kScalar)});
+  Model m = random_model(s, 0.5, seed);
   m.responsibility_grad = mode != Mode::kDetached;
   mixnorm::emulation::schedule_seed() = seed;
   std::mt19937 generator(seed);
@@ -100,16 +101,18 @@ void check(const Shape& s, Layout layout, Family family, Mode mode) {
     CHECK_NEAR(distance(dsigma, g.dsigma), 0, tolerance<S>(false));
   }
   if (failures != before) {
-    std::fprintf(stderr, "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d mode=%d size=%zu\n",
+    std::fprintf(stderr,
+                 "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d mode=%d size=%zu seed=%u\n",
                  s.batch, s.channels, s.length, s.components, s.groups, int(layout), int(family),
-                 int(mode), sizeof(S));
+                 int(mode), sizeof(S), seed);
   }
 }
 
 }  // namespace
 
 int main() {
-  const Family families[] = {Family::kStreaming, Family::kResident, Family::kSmall};
+  const Family families[] = {Family::kStreaming, Family::kResident, Family::kCluster,
+                             Family::kSmall};
   for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
       for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
@@ -126,6 +129,20 @@ int main() {
       check<__half>({3, 8, 20, 3, 1}, layout, family, Mode::kTraining);
       check<__nv_bfloat16>({3, 8, 20, 3, 1}, layout, family, Mode::kTraining);
       check<double>({3, 9, 20, 3, 3}, layout, family, Mode::kLearned);
+    }
+  }
+  // Many components, by matrix products: padded components, lanes without channels, groups.
+  for (const Family family : families) {
+    for (const Layout layout : {Layout::kPositions, Layout::kChannels}) {
+      for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
+        check<float>({3, 24, 20, 8, 1}, layout, family, mode);
+      }
+      check<float>({2, 20, 36, 9, 1}, layout, family, Mode::kLearned);
+      check<float>({2, 5, 44, 5, 1}, layout, family, Mode::kLearned);
+      check<float>({2, 60, 8, 16, 3}, layout, family, Mode::kLearned);
+      check<float>({4, 128, 12, 6, 1}, layout, family, Mode::kTraining);
+      check<__half>({2, 200, 12, 8, 1}, layout, family, Mode::kTraining);
+      check<__nv_bfloat16>({3, 24, 20, 12, 1}, layout, family, Mode::kTraining);
     }
   }
   // One mixture per channel.
@@ -148,6 +165,12 @@ int main() {
   // More channels than blocks at once.
   check<float>({4, 70, 28, 3, 70}, Layout::kPositions, Family::kAuto, Mode::kLearned);
   check<float>({2, 140, 36, 3, 140}, Layout::kChannels, Family::kStreaming, Mode::kLearned);
+  // Clusters of several sizes, and several of them.
+  for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+    check<float>({4, 16, 512, 3, 1}, layout, Family::kCluster, Mode::kLearned);
+    check<float>({4, 18, 300, 3, 9}, layout, Family::kCluster, Mode::kTraining);
+    check<float>({4, 5, 1100, 3, 5}, layout, Family::kCluster, Mode::kLearned);
+  }
   // What no kernel holds in registers: wide groups, and many components in double.
   for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
     for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {

@@ -89,8 +89,9 @@ Result<T> run(const Model& m, const Shape& s, Layout layout, Family family, int6
 template <class S>
 void check(const Shape& s, Layout layout, Family family, int64_t em_iters, double offset = 0.5) {
   using T = typename Element<S>::T;
-  static unsigned seed = 0;
-  Model m = random_model(s, offset, ++seed);
+  const unsigned seed = seed_of({s.batch, s.channels, s.length, s.components, s.groups, int(layout),
+                                 int(family), em_iters, int(Element<S>::kScalar)});
+  Model m = random_model(s, offset, seed);
   mixnorm::emulation::schedule_seed() = seed;
   Array<S>(s, layout).store(m.x);
   const Result<T> r = run<S>(m, s, layout, family, em_iters);
@@ -109,9 +110,10 @@ void check(const Shape& s, Layout layout, Family family, int64_t em_iters, doubl
   CHECK_NEAR(distance(r.final_sigma, m.sigma), 0, t.statistics * scale);
   CHECK_NEAR(distance(r.y, normalize(m, nu, moments.mean, moments.var)), 0, t.output * scale);
   if (failures != before) {
-    std::fprintf(stderr, "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d em=%ld size=%zu\n",
+    std::fprintf(stderr,
+                 "  N=%ld C=%ld L=%ld K=%ld G=%ld layout=%d family=%d em=%ld size=%zu seed=%u\n",
                  s.batch, s.channels, s.length, s.components, s.groups, int(layout), int(family),
-                 em_iters, sizeof(S));
+                 em_iters, sizeof(S), seed);
   }
 }
 
@@ -119,7 +121,8 @@ void check(const Shape& s, Layout layout, Family family, int64_t em_iters, doubl
 void check_schedules() {
   const Shape s{3, 40, 50, 3, 1};
   const Model m = random_model(s, 0.5, 7);
-  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
+  for (const Family family :
+       {Family::kStreaming, Family::kResident, Family::kCluster, Family::kSmall}) {
     mixnorm::emulation::schedule_seed() = 0;
     const auto first = run<float>(m, s, Layout::kPositions, family, 1);
     CHECK(first.ran);
@@ -146,6 +149,18 @@ void check_overflow() {
     check<float>(s, Layout::kPositions, Family::kResident, 2);
     check<float>(s, Layout::kChannels, Family::kResident, 1);
   }
+  // Of a cluster of two blocks, one on each of two multiprocessors.
+  device.multiprocessors = 2;
+  device.shared_memory_per_multiprocessor = 121 << 10;
+  for (const Shape& s : {Shape{1, 8, 9000, 3, 1}, Shape{2, 2, 35000, 2, 2}}) {
+    Array<float> x(s, Layout::kPositions);
+    const auto d = mixnorm::cuda::describe(mixnorm::cuda::Direction::kForward, x.input(),
+                                           s.components, s.groups, limits(), Family::kCluster);
+    CHECK(d.supported && d.cluster_blocks == 2);
+    CHECK(d.resident_tiles > 0 && d.resident_tiles < d.tiles_per_block);
+    check<float>(s, Layout::kPositions, Family::kCluster, 1);
+    check<float>(s, Layout::kChannels, Family::kCluster, 0);
+  }
   device = whole;
 }
 
@@ -169,7 +184,8 @@ void check_empty_batch() {
     CHECK_NEAR(distance(r.mean, m.mu), 0, 1e-7);
     for (const auto var : r.var) CHECK(var == 0);
   };
-  for (const Family family : {Family::kStreaming, Family::kResident, Family::kSmall}) {
+  for (const Family family :
+       {Family::kStreaming, Family::kResident, Family::kCluster, Family::kSmall}) {
     check(float{}, {0, 4, 9, 3, 2}, family);
   }
   check(double{}, {0, 4, 9, 9, 2}, Family::kAuto);
@@ -220,12 +236,12 @@ void look_for_barriers(const Shape& s, Family family, std::set<std::string>& all
 void check_barriers() {
   std::set<std::string> all, noticed;
   const Shape channels{2, 72, 96, 3, 1}, positions{2, 16, 512, 3, 1}, own{2, 3, 4096, 3, 3};
-  for (const Family family : {Family::kResident, Family::kSmall}) {
+  for (const Family family : {Family::kResident, Family::kCluster, Family::kSmall}) {
     for (const Shape& s : {channels, positions, own}) {
       look_for_barriers(s, family, all, noticed);
     }
   }
-  CHECK(all.size() >= 12);
+  CHECK(all.size() >= 14);
   for (const std::string& place : all) {
     if (noticed.count(place) > 0) continue;
     std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
@@ -233,14 +249,23 @@ void check_barriers() {
   }
 }
 
-// What fits a block, or a block for each group, is one ordinary launch; the plan says so by itself.
+// What fits a block or a cluster, or one for each group, is one ordinary launch; the plan says so
+// by itself.
 void check_one_launch() {
-  const Shape shapes[] = {{4, 16, 64, 3, 1}, {4, 16, 64, 3, 16}, {2, 40, 1500, 3, 40}};
-  for (const Shape& s : shapes) {
+  const struct {
+    Shape shape;
+    Family family;
+    int cluster_blocks;
+  } cases[] = {
+      {{4, 16, 64, 3, 1}, Family::kSmall, 1},     {{4, 16, 64, 3, 16}, Family::kSmall, 1},
+      {{2, 40, 1500, 3, 40}, Family::kSmall, 1},  {{4, 16, 512, 3, 1}, Family::kCluster, 8},
+      {{2, 2, 10000, 3, 2}, Family::kCluster, 4}, {{4, 16, 512, 3, 2}, Family::kCluster, 8}};
+  for (const auto& [s, family, cluster_blocks] : cases) {
     Array<float> x(s, Layout::kPositions);
     const auto d = mixnorm::cuda::describe(mixnorm::cuda::Direction::kForward, x.input(),
                                            s.components, s.groups, limits());
-    CHECK(d.supported && d.family == Family::kSmall && d.resident_tiles == d.tiles_per_block);
+    CHECK(d.supported && d.family == family && d.resident_tiles == d.tiles_per_block);
+    CHECK(d.cluster_blocks == cluster_blocks);
     const int64_t before = mixnorm::emulation::enqueued();
     CHECK(run<float>(random_model(s, 0.5, 9), s, Layout::kPositions, Family::kAuto, 2).ran);
     CHECK(mixnorm::emulation::enqueued() == before + 1);
@@ -250,7 +275,8 @@ void check_one_launch() {
 }  // namespace
 
 int main() {
-  const Family families[] = {Family::kStreaming, Family::kResident, Family::kSmall};
+  const Family families[] = {Family::kStreaming, Family::kResident, Family::kCluster,
+                             Family::kSmall};
   for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
       check<float>({3, 8, 20, 3, 1}, layout, family, 0);
@@ -294,6 +320,13 @@ int main() {
   // More channels than blocks at once.
   check<float>({4, 70, 28, 1, 70}, Layout::kPositions, Family::kAuto, 0);
   check<float>({2, 140, 36, 3, 140}, Layout::kChannels, Family::kStreaming, 1);
+  // Clusters of several sizes, several of them, and groups that a block has only some of.
+  for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
+    check<float>({4, 16, 512, 3, 1}, layout, Family::kCluster, 1);
+    check<float>({4, 18, 300, 3, 9}, layout, Family::kCluster, 0);
+    check<float>({4, 5, 1100, 3, 5}, layout, Family::kCluster, 1);
+    check<__nv_bfloat16>({4, 34, 300, 2, 34}, layout, Family::kCluster, 0);
+  }
   check_schedules();
   check_barriers();
   check_one_launch();

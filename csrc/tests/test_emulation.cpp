@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/cluster_barrier.h"
 #include "cuda/grid_barrier.h"
 #include "cuda/launch.h"
 #include "cuda/shared_memory.h"
@@ -22,6 +23,7 @@
 namespace {
 
 using mixnorm::cuda::GridBarrier;
+using mixnorm::cuda::launch_clusters;
 using mixnorm::cuda::launch_kernel;
 using namespace mixnorm::tests;
 
@@ -251,6 +253,51 @@ void test_grid_barrier() {
                  "deadlock"));
 }
 
+// Likewise within each cluster of blocks, at its barrier.
+__global__ void cluster_kernel(const int rounds, int* numbers, int* sums) {
+  const int blocks = static_cast<int>(__clusterSizeInBlocks());
+  const int block = static_cast<int>(blockIdx.x), rank = static_cast<int>(blockIdx.x) % blocks;
+  for (int round = 0; round < rounds; ++round) {
+    if (threadIdx.x == 63) numbers[block] = block + round;
+    mixnorm::cuda::cluster_barrier();
+    int sum = static_cast<int>(__clusterRelativeBlockRank()) - rank;
+    for (int b = 0; b < blocks; ++b) sum += __ldcg(&numbers[block - rank + b]);
+    if (threadIdx.x == 0) sums[round * gridDim.x + block] = sum;
+    mixnorm::cuda::cluster_barrier();
+  }
+}
+
+void test_cluster_barrier() {
+  constexpr int kBlocks = 24, kRounds = 3;
+  const auto right = [&](int cluster) {
+    std::vector<int> numbers(kBlocks, -1000), sums(kBlocks * kRounds, -1);
+    const cudaError_t error = launch_clusters(cluster_kernel, kBlocks, 64, 0, cluster, nullptr,
+                                              kRounds, numbers.data(), sums.data());
+    if (error != cudaSuccess) return false;
+    bool all = true;
+    for (int i = 0; i < kBlocks * kRounds; ++i) {
+      const int first = i % kBlocks / cluster * cluster, round = i / kBlocks;
+      all = all && sums[i] == cluster * (first + round) + cluster * (cluster - 1) / 2;
+    }
+    return all;
+  };
+  for_seeds([&] {
+    for (const int cluster : {1, 2, 4, 8}) CHECK(right(cluster));
+  });
+  // Without the arrival (and its wait) or the wait: other sums, or an arrival before its time.
+  std::istringstream places(mixnorm::emulation::synchronization_places());
+  int count = 0;
+  for (std::string place; places >> place;) {
+    if (place.rfind("cluster_barrier.h:", 0) != 0) continue;
+    ++count;
+    mixnorm::emulation::omit_synchronization(place);
+    for_seeds([&] { CHECK(!right(8)); });
+    (void)cudaGetLastError();
+  }
+  CHECK(count == 2);
+  mixnorm::emulation::omit_synchronization("");
+}
+
 // The last block to finish adds what the others left: atomics in an ordinary launch.
 __global__ void ticket_kernel(unsigned* ticket, int* parts, int* sum) {
   if (threadIdx.x != 0) return;
@@ -323,6 +370,7 @@ int main() {
   test_warp_operations();
   test_async_copies();
   test_grid_barrier();
+  test_cluster_barrier();
   test_last_block();
   test_half_precision();
   print_cost();

@@ -16,6 +16,7 @@
 
 namespace {
 
+using mixnorm::cuda::launch_clusters;
 using mixnorm::cuda::launch_kernel;
 using namespace mixnorm::tests;
 
@@ -28,6 +29,11 @@ enum class Fault {
   kMisaligned,
   kCopyOutside,
   kTrap,
+  kDivergentCluster,
+  kClusterAfterReturn,
+  kTwoArrivals,
+  kWaitAlone,
+  kClusterDeadlock,
 };
 
 __global__ void faulty_kernel(Fault fault, float* data) {
@@ -71,6 +77,33 @@ __global__ void faulty_kernel(Fault fault, float* data) {
       break;
     case Fault::kTrap:
       __trap();
+    case Fault::kDivergentCluster:
+      if (blockIdx.x % 2) {
+        __cluster_barrier_arrive();
+      } else {
+        __cluster_barrier_arrive();
+      }
+      __cluster_barrier_wait();
+      break;
+    case Fault::kClusterAfterReturn:
+      if (blockIdx.x == 1 && thread == 40) return;
+      __cluster_barrier_arrive();
+      __cluster_barrier_wait();
+      break;
+    case Fault::kTwoArrivals:
+      __cluster_barrier_arrive();
+      __cluster_barrier_arrive();
+      break;
+    case Fault::kWaitAlone:
+      __cluster_barrier_wait();
+      break;
+    case Fault::kClusterDeadlock:
+      if (blockIdx.x % 2 && thread < 32) {
+        __syncthreads();
+      } else {
+        __cluster_barrier_arrive();
+        __cluster_barrier_wait();
+      }
   }
 }
 
@@ -88,11 +121,16 @@ void test_faults() {
       {Fault::kMisaligned, "misaligned"},
       {Fault::kCopyOutside, "outside the block's shared memory"},
       {Fault::kTrap, "__trap"},
+      {Fault::kDivergentCluster, "divergent cluster's barrier"},
+      {Fault::kClusterAfterReturn, "returned"},
+      {Fault::kTwoArrivals, "a second arrival"},
+      {Fault::kWaitAlone, "without an arrival"},
+      {Fault::kClusterDeadlock, "waits at the cluster's barrier"},
   };
   for_seeds([&] {
     for (const auto& c : cases) {
       const cudaError_t error =
-          launch_kernel(faulty_kernel, 3, 64, 64, false, nullptr, c.fault, &data[0]);
+          launch_clusters(faulty_kernel, 4, 64, 64, 2, nullptr, c.fault, &data[0]);
       CHECK(error == cudaErrorLaunchFailure && cudaPeekAtLastError() == error);
       const std::string text = cudaGetErrorString(error);
       CHECK(text.find("block ") != std::string::npos && text.find("thread ") != std::string::npos);
@@ -134,6 +172,34 @@ void test_limits() {
   check_success(touch(blocks + 1, 256, 100 << 10, false));
 }
 
+void test_cluster_limits() {
+  mixnorm::emulation::Device& device = mixnorm::emulation::device();
+  const mixnorm::emulation::Device usual = device;
+  unsigned char poison = 0;
+  const auto touch = [&](int blocks, size_t bytes, int cluster) {
+    return launch_clusters(touch_kernel, blocks, 32, bytes, cluster, nullptr, &poison, 0);
+  };
+  check_success(touch(16, 100 << 10, 8));
+  CHECK(mentions(touch(32, 16, 16), "1 to 8"));
+  CHECK(mentions(touch(12, 16, 8), "whole clusters of 8"));
+  CHECK(mentions(touch(8, 227 << 10, 8), "more than the device holds"));
+  cudaLaunchAttribute attribute = mixnorm::cuda::cluster_attribute(4);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(8);
+  config.blockDim = dim3(256);
+  config.dynamicSmemBytes = 100 << 10;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int most = 0, has = 0;
+  check_success(cudaOccupancyMaxActiveClusters(&most, touch_kernel, &config));
+  CHECK(most == 2 * device.multiprocessors / 4);
+  check_success(cudaDeviceGetAttribute(&has, cudaDevAttrClusterLaunch, 0));
+  CHECK(has == 1);
+  device.cluster_launch = 0;
+  CHECK(mentions(touch(8, 16, 2), "no clusters"));
+  device = usual;
+}
+
 __global__ void past_the_end_kernel(float* data, int count, bool shared) {
   MIXNORM_DYNAMIC_SHARED(memory);
   if (shared) data = reinterpret_cast<float*>(memory);
@@ -170,6 +236,7 @@ int main(int count, char** arguments) {
   if (count > 1) return static_cast<int>(write_past_the_end(arguments[1] == std::string("shared")));
   test_faults();
   test_limits();
+  test_cluster_limits();
   test_bounds(arguments[0]);
   return report("emulation_faults");
 }

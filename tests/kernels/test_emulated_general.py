@@ -60,7 +60,7 @@ def test_components_in_float64(
     check(p, **options)
 
 
-@pytest.mark.parametrize("family", ["resident", "small"])
+@pytest.mark.parametrize("family", ["resident", "cluster", "small"])
 def test_the_others_are_refused_where_they_do_not_serve(
     cuda_target: Target, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from tests.kernels.operators import EPS, Problem, check, relative_error, views
 from tests.support import Target
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small"])
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "cluster", "small"])
 # One position to thousands, one channel to hundreds, none of them round.
 SHAPES = ((2, 3), (63, 16), (1, 24, 1025), (2, 1, 63), (4, 17, 9, 9), (9, 32, 2, 2), (3, 64, 7, 7))
 

@@ -11,7 +11,7 @@ from tests.kernels.operators import EPS, Problem, check, relative_error, views
 from tests.support import Target
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small"])
+FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "cluster", "small"])
 
 
 @pytest.fixture(autouse=True)

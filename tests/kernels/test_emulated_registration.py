@@ -101,7 +101,7 @@ def test_messages(cuda_target: Target) -> None:
 
 def test_the_family_asked_for(cuda_target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     p = case(cuda_target)
-    for family in ("streaming", "resident", "small"):
+    for family in ("streaming", "resident", "cluster", "small"):
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
         for backward in (False, True):
             plan = ops.cuda_plan(p.x, 3, 2, backward=backward, emulated=p.emulated)

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(
     loader.missing("emulated") is not None, reason=f"{loader.missing('emulated')}"
 )
 
-FAMILIES = pytest.mark.parametrize("family", ["streaming", "resident", "small", "general"])
+FAMILIES = pytest.mark.parametrize(
+    "family", ["streaming", "resident", "cluster", "small", "products", "general"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,10 @@ def results(
     if family == "general":  # what the others do not serve
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
         problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
+    elif family == "products":  # many components; with several tiles in one place, one after another
+        monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "streaming")
+        torch.ops.mixnorm_emulated.emulate(1, 0, True)
+        problem = Problem(shape, 9, groups, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
         problem = Problem(shape, 3, groups, emulated=True, **options)
@@ -50,7 +56,8 @@ def results(
 def test_same_bits_under_every_schedule(
     family: str, channels: int, groups: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = (monkeypatch, (3, channels, 9, 9), groups)
+    shape = (3, 20, 10, 10) if family == "products" else (3, channels, 9, 9)
+    case = (monkeypatch, shape, min(groups, 4) if family == "products" else groups)
     first = results(family, *case, channels_last=channels_last)
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
@@ -68,6 +75,8 @@ def test_same_bits_under_every_schedule(
         ("streaming", 64 << 10),
         ("resident", 0),
         ("resident", 128 << 10),
+        ("cluster", 0),
+        ("cluster", 100 << 10),
         ("small", 128 << 10),
     ],
 )
@@ -84,6 +93,8 @@ def test_other_devices(
     A single channel is served as one mixture per channel.
     """
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
+    if family == "cluster" and multiprocessors == 1:
+        multiprocessors = 2  # of the smallest cluster
     torch.ops.mixnorm_emulated.emulate(multiprocessors, shared_memory, True)
     check(Problem((4, channels, side, side), 3, emulated=True), em_iters=1)
 
@@ -91,12 +102,28 @@ def test_other_devices(
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
-    torch.ops.mixnorm_emulated.emulate(0, 0, False)
+    torch.ops.mixnorm_emulated.emulate(0, 0, False, False)
     problem = Problem((3, 17, 40, 40), 3, emulated=True)
     assert ops.cuda_plan(problem.x, 3, 1, emulated=True).startswith("streaming")
     check(problem)
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "resident")
     with pytest.raises(RuntimeError, match="forward: the CUDA kernels do not serve x"):
+        problem.operators()
+
+
+def test_a_device_without_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan takes the whole grid there; clusters by name are an error that says so."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
+    problem = Problem((4, 2, 60, 60), 3, 2, emulated=True)
+    assert ops.cuda_plan(problem.x, 3, 2, emulated=True).startswith("cluster, a mixture per")
+    torch.ops.mixnorm_emulated.emulate(0, 0, True, False)
+    assert not ops.cuda_plan(problem.x, 3, 2, emulated=True).startswith("cluster")
+    check(problem)
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "cluster")
+    assert ops.cuda_plan(problem.x, 3, 2, emulated=True) == (
+        "not served: no thread-block clusters on this device"
+    )
+    with pytest.raises(RuntimeError, match="on this device, which has no thread-block clusters"):
         problem.operators()
 
 
@@ -131,7 +158,10 @@ def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -
     places = set()
     unnoticed = set()
     many = (1, 3, 1500 if family == "general" else 6000)
-    for shape, groups in (((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)):
+    cases = [((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)]
+    if family == "products":
+        cases = [((3, 40, 6, 6), 1), ((1, 8, 5000), 1)]
+    for shape, groups in cases:
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
         expected = results(family, monkeypatch, shape, groups)

@@ -7,6 +7,7 @@
 #include "emulation/arithmetic.h"
 #include "emulation/builtins.h"
 #include "emulation/launch.h"
+#include "emulation/matrix.h"
 #include "emulation/memory.h"
 #include "emulation/synchronization.h"
 

@@ -37,8 +37,9 @@ inline cuda::Family family_from_environment() {
   if (name.empty() || name == "auto") return cuda::Family::kAuto;
   if (name == "streaming") return cuda::Family::kStreaming;
   if (name == "small") return cuda::Family::kSmall;
+  if (name == "cluster") return cuda::Family::kCluster;
   MIXNORM_CHECK(name == "resident", "MIXNORM_CUDA_KERNELS is ", name,
-                ", expected auto, streaming, resident or small");
+                ", expected auto, streaming, resident, cluster or small");
   return cuda::Family::kResident;
 }
 
@@ -67,9 +68,12 @@ class LaunchScope {
   void check(cudaError_t error) const {
     if (error == cudaErrorNotSupported) {
       (void)cudaGetLastError();
-      throw std::runtime_error(message("mixnorm::", op_, ": the CUDA kernels do not serve x of ",
-                                       shape_of(x_), " and ", x_.scalar_type(),
-                                       " on this device: ", cudaGetErrorString(error)));
+      const bool clusters = family_from_environment() == cuda::Family::kCluster;
+      throw std::runtime_error(
+          message("mixnorm::", op_, ": the CUDA kernels do not serve x of ", shape_of(x_), " and ",
+                  x_.scalar_type(), " on this device",
+                  clusters && !limits_.cluster_launch ? ", which has no thread-block clusters" : "",
+                  ": ", cudaGetErrorString(error)));
     }
     check_cuda(op_, error);
   }

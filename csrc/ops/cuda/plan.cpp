@@ -29,6 +29,7 @@ device::Scalar scalar_of(const char* op, ScalarType dtype) {
 
 const char* name_of(cuda::Family family) {
   return family == cuda::Family::kSmall      ? "small"
+         : family == cuda::Family::kCluster  ? "cluster"
          : family == cuda::Family::kResident ? "resident"
          : family == cuda::Family::kGeneral  ? "general"
                                              : "streaming";
@@ -76,8 +77,9 @@ std::string cuda_plan(ScalarType dtype, int64_t batch, int64_t channels, int64_t
     return text.str();
   }
   text << name_of(d.family) << ", " << (groups == channels ? "a mixture per channel, " : "")
-       << name_of(d.access) << ", " << d.blocks << " blocks of " << d.threads
-       << " threads, tiles of " << d.positions_per_tile << " positions, " << d.tiles_per_block
+       << name_of(d.access) << ", " << d.blocks << " blocks of " << d.threads << " threads";
+  if (d.cluster_blocks > 1) text << " in clusters of " << d.cluster_blocks;
+  text << ", tiles of " << d.positions_per_tile << " positions, " << d.tiles_per_block
        << " a block (" << d.resident_tiles << " kept on chip), " << d.shared_memory
        << " bytes of shared memory: " << d.reason;
   return text.str();

@@ -26,7 +26,8 @@ int64_t schedule(int64_t seed) {
 }
 
 // A device like the default one but for these limits; 0 leaves one as it is by default.
-void emulate(int64_t multiprocessors, int64_t shared_memory_per_block, bool cooperative_launch) {
+void emulate(int64_t multiprocessors, int64_t shared_memory_per_block, bool cooperative_launch,
+             bool cluster_launch) {
   emulation::Device device;
   MIXNORM_CHECK(multiprocessors >= 0 && multiprocessors <= 32, "emulate: multiprocessors is ",
                 multiprocessors, ", expected 0 to 32");
@@ -41,6 +42,7 @@ void emulate(int64_t multiprocessors, int64_t shared_memory_per_block, bool coop
         device.shared_memory_per_block_optin + device.reserved_shared_memory_per_block;
   }
   device.cooperative_launch = cooperative_launch;
+  device.cluster_launch = cluster_launch;
   emulation::device() = device;
 }
 

@@ -1,0 +1,10 @@
+#include "cuda/matrix_forward.cuh"
+
+namespace mixnorm::cuda {
+
+template <>
+ForwardKernel<float> find_matrix_forward_kernel<__half>(Access access, int* components) {
+  return find_matrix_instance(access, components, FindMatrixForward<__half>{});
+}
+
+}  // namespace mixnorm::cuda
