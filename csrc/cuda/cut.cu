@@ -168,7 +168,7 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
 namespace {
 
 // Whole groups for the warps of a block; false where they are too wide for one.
-bool cut_groups(Cut& cut, int max_warps) {
+bool cut_groups(Cut& cut, int max_warps, const DeviceLimits& limits) {
   Geometry& g = cut.geometry;
   int64_t lanes = ceil_div(g.group_channels, cut.held_channels);
   // Divides into warps: of any shape where they are many.
@@ -177,14 +177,22 @@ bool cut_groups(Cut& cut, int max_warps) {
                                : lanes;
   g.channel_lanes = 1;
   const auto channel_warps = [&] { return int(ceil_div(lanes, g.channel_lanes)); };
-  // Neighbours in memory; where those are positions, lanes of channels only cost shuffles.
-  const int together = cut.access == Access::kPositions && !g.matrix ? 1 : 4;
-  while (g.channel_lanes < std::min<int64_t>(lanes, together)) g.channel_lanes *= 2;
+  while (g.channel_lanes < std::min<int64_t>(lanes, 4)) g.channel_lanes *= 2;
   while (!g.matrix && g.channel_lanes < 8 && channel_warps() > kWarps) g.channel_lanes *= 2;
   while (channel_warps() > max_warps && g.channel_lanes < 32) g.channel_lanes *= 2;
   g.channel_warps = channel_warps();
   if (g.channel_warps > max_warps) return false;
   g.group_columns = g.channel_warps * g.channel_lanes * cut.held_channels;
+  // Where neighbours in memory are positions, lanes of channels only cost shuffles. Tables have the
+  // same columns whatever the layout.
+  const int64_t tile_bytes =
+      32 * kWarps * cut.held_channels * cut.held_positions * cut.element_bytes;
+  const bool roomy = 3 * 2 * kStages * tile_bytes <= 2 * limits.shared_memory_per_block;
+  while (cut.access == Access::kPositions && !g.matrix && roomy && g.channel_lanes > 1 &&
+         2 * g.channel_warps <= kWarps) {
+    g.channel_lanes /= 2;
+    g.channel_warps = channel_warps();
+  }
   g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   return true;
 }
@@ -268,7 +276,8 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   if (g.per_channel) {
     cut_channels(cut, limits);
   } else if (!cut_groups(cut,
-                         (options.max_threads > 0 ? options.max_threads : hold.max_threads) / 32)) {
+                         (options.max_threads > 0 ? options.max_threads : hold.max_threads) / 32,
+                         limits)) {
     cut.reason = kTooWide;
     return cut;
   }
@@ -282,10 +291,12 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   if (g.matrix && !streams(cut)) {
     return mixnorm::cuda::cut(x, others, components, groups, limits, {options.max_threads});
   }
+  while (!streams(cut) && narrow_blocks(cut)) {
+  }
   // Wider tiles where every multiprocessor still gets one.
   while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
     Cut wider = cut;
-    if (!widen_tiles(wider) || (g.matrix && !streams(wider))) break;
+    if (!widen_tiles(wider) || !streams(wider)) break;
     cut = wider;
   }
 

@@ -23,8 +23,8 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
-    const Tile tile(slot, rows);
-    logit_gradients<K, true>(g, place, tile, rows, count, true, scratch, mass);
+    logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, true, scratch, mass);
+    const Tile tile(slot, rows);  // not held beside the sums and what is exchanged
     T squares[kOwned][kHeld];
 #pragma unroll
     for (int c = 0; c < kOwned; ++c) {
