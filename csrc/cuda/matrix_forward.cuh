@@ -28,7 +28,6 @@ __device__ void sum_matrix_moments(const Geometry& g, const Tensor& x, const flo
     }
     float summed[2][2][4];
     Tiles::read_summed(slot, 0, place, summed);
-    __syncwarp();
     const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
     for (int c = 0; c < 2; ++c) {

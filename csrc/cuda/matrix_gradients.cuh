@@ -40,7 +40,6 @@ __device__ void sum_matrix_output_gradients(const Geometry& g,
     float dy[2][2][4], products[2][2][4];
     Tiles::read_summed(slot, 0, place, products);
     Tiles::read_summed(slot, 1, place, dy);
-    // No barrier: the products take what all lanes have read before any of them goes on.
     const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
     for (int c = 0; c < 2; ++c) {

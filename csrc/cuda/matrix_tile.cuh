@@ -43,7 +43,8 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
   using Base = Tiles<S, kAccess, MatrixThread>;
 
   // Positions of the lanes i and i + 4, 4 each, of the two channels whose sums the lane has: what
-  // the operands of sums over positions are made of. Others wrote it: __syncwarp before and after.
+  // the operands of sums over positions are made of. Others wrote it: a barrier before; after it
+  // the products themselves, which take what all lanes have read before any of them goes on.
   __device__ static __forceinline__ void read_summed(const unsigned char* slot, int tensor,
                                                      const MatrixThread& place,
                                                      float (&x)[2][2][4]) {
