@@ -159,13 +159,11 @@ def count_loop(
     elements: float,
     holding: str = "",
     repeats: Callable[[set[str]], float] = lambda operations: 1.0,
-    *,
-    nested: bool = False,
 ) -> LoopCounts:
     """The longest loop of one kernel's machine code, whose threads hold so many elements.
 
     ``holding``: an operation that it must have. ``repeats`` says how often a thread runs a loop
-    within it that has these operations; with ``nested``, those within such loops, too.
+    within it, or within such a one, that has these operations.
     """
     lines = _disassembled(cubin)
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\.(L_x_\d+):", line))}
@@ -183,13 +181,12 @@ def count_loop(
         if any(operation.startswith(holding) for operation in operations[first:last])
     )
     weights = [1.0] * len(lines)
-    inner: list[tuple[int, int]] = []
+    inner: list[tuple[int, int]] = []  # the longest first
     for first, last in jumps:
-        apart = nested or all(last < a or first > b for a, b in inner)
-        if begin < first and last < end and apart:
+        apart = (last < a or first > b or (a < first and last < b) for a, b in inner)
+        if begin < first and last < end and all(apart):
             inner.append((first, last))
-            stems = {op.split(".")[0] for op in operations[first : last + 1]}
-            times = repeats(stems)
+            times = repeats({op.split(".")[0] for op in operations[first : last + 1]})
             for i in range(first, last + 1):
                 weights[i] *= times
 

@@ -72,13 +72,12 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   if (p.error != cudaSuccess) return p.error;
   Workspace workspace(launch.workspace);
   const Buffers<T> buffers(workspace, c);
-  BackwardProblem<T> problem{
-      p.geometry,
-      {flattened(p.geometry, x), flattened(p.geometry, dy), flattened(p.geometry, x, dx)},
-      arguments,
-      {buffers.sums, buffers.masses},
-      buffers.table,
-      buffers.barrier};
+  const auto tensors = [&](const Geometry& g) {
+    return GradientTensors<T>{flattened(g, x), flattened(g, dy), flattened(g, x, dx)};
+  };
+  BackwardProblem<T> problem{p.geometry,    tensors(p.geometry),
+                             arguments,     {buffers.sums, buffers.masses},
+                             buffers.table, buffers.barrier};
   if (sums_alone) {
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kSumOutputGradients, kMergeOutputGradients}, launch.stream);
@@ -94,16 +93,20 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
                           launch.limits, Family::kStreaming);
     if (one.error != cudaSuccess) return one.error;
     problem.geometry = one.geometry;
+    problem.tensors = tensors(one.geometry);
     return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
+  const int steps = c.geometry.per_channel
+                        ? own_backward_steps(arguments.constant_statistics, learned)
+                        : kBackwardSteps;
   const cudaError_t error =
-      run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
-          launch.stream);
+      run(p, kernels.backward, problem, steps, buffers.barrier, launch.stream);
   if (error != cudaSuccess || !mixture) return error;
   const Plan mixture_plan = plan(mixture_cut, reinterpret_cast<const void*>(kernels.mixture), 2,
                                  launch.limits, Family::kStreaming);
   if (mixture_plan.error != cudaSuccess) return mixture_plan.error;
   problem.geometry = mixture_plan.geometry;
+  problem.tensors = tensors(mixture_plan.geometry);
   return run(mixture_plan, kernels.mixture, problem, kMixtureSteps, buffers.barrier, launch.stream);
 }
 

@@ -28,18 +28,18 @@ __device__ void sum_matrix_output_gradients(const Geometry& g,
   sum_odds_constants<K>(g, walk.place, table, scratch);
   MatrixSums<K> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     {
       const MatrixThread place = opaque(walk.place);
       float x[kMatrixChannels][kMatrixPositions];
-      Tiles::read(slot, x);
+      Tiles::read(slot, 0, x);
       centre(x, load_shift<K, kMatrixChannels>(table, place.column));
-      matrix_responsibilities<K>(g, place, x, table, position, scratch, nullptr);
+      matrix_responsibilities<K>(g, place, x, table, count, scratch, nullptr);
     }
     const MatrixThread place = opaque(walk.place);
     float dy[2][2][4], products[2][2][4];
-    Tiles::read_summed(slot, place, products);
-    Tiles::read_summed(slot + Tiles::slot_bytes(), place, dy);
+    Tiles::read_summed(slot, 0, place, products);
+    Tiles::read_summed(slot, 1, place, dy);
     const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
@@ -59,12 +59,10 @@ __device__ void sum_matrix_output_gradients(const Geometry& g,
 template <class S, int kCount>
 __device__ __forceinline__ void read_parts(const unsigned char* slot, int first, int part,
                                            float (&out)[kCount][2]) {
-  const auto* const chunks =
-      reinterpret_cast<const raw_t<S, 4>*>(slot) + MatrixThread::slot(threadIdx.x);
+  const auto* const chunks = reinterpret_cast<const raw_t<S, 4>*>(slot);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const auto* const halves =
-        reinterpret_cast<const raw_t<S, 2>*>(chunks + (first + i) * blockDim.x);
+    const auto* const halves = reinterpret_cast<const raw_t<S, 2>*>(chunks + (first + i) * 32);
     unpack<S, 2>(halves[part], out[i]);
   }
 }
@@ -88,10 +86,9 @@ template <class S, Access kAccess>
 __device__ __forceinline__ void read_half(const unsigned char* slot, int half,
                                           float (&x)[2][kMatrixPositions]) {
   if constexpr (kAccess == Access::kPositions) {
-    const auto* const chunks =
-        reinterpret_cast<const raw_t<S, 4>*>(slot) + MatrixThread::slot(threadIdx.x);
+    const auto* const chunks = reinterpret_cast<const raw_t<S, 4>*>(slot);
 #pragma unroll
-    for (int c = 0; c < 2; ++c) unpack<S, 4>(chunks[(2 * half + c) * blockDim.x], x[c]);
+    for (int c = 0; c < 2; ++c) unpack<S, 4>(chunks[(2 * half + c) * 32], x[c]);
   } else {
     float across[kMatrixPositions][2];
     read_parts<S>(slot, 0, half, across);
@@ -160,7 +157,7 @@ __device__ __forceinline__ void exchange_logits(const Geometry& g, const MatrixT
       for (int pair = 0; pair < 2; ++pair) {
         float x[2][2], dy[2][2];
         read_quarter<S, kAccess>(slot, half, pair, x);
-        read_quarter<S, kAccess>(slot + MatrixTiles<S, kAccess>::slot_bytes(), half, pair, dy);
+        read_quarter<S, kAccess>(slot + MatrixTiles<S, kAccess>::kWarpBytes, half, pair, dy);
         centre(x, shift);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -185,12 +182,12 @@ __device__ __forceinline__ void exchange_logits(const Geometry& g, const MatrixT
 // Ends with a barrier.
 template <int K>
 __device__ __forceinline__ void exchanged_weights(const Geometry& g, const MatrixThread& place,
-                                                  int64_t position, bool with_dlogit,
+                                                  int count, bool with_dlogit,
                                                   const Scratch<float, K>& scratch) {
   constexpr int kBlocks = kMatrixBlocks<K>;
   const float* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
   for_position_pairs(g, place, [&](const PositionPair& at) {
-    const bool inside = position + at.position < g.positions;
+    const bool inside = at.position < count;
     float nu[kBlocks][2];
     exchanged_responsibilities<K, 2 * kBlocks>(g, place, scratch, at, nu);
     store_weights<K>(g, place, at, inside, scratch.nu, nu);
@@ -289,10 +286,10 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
   sum_odds_constants<K>(g, walk.place, table, scratch);
   sum_moment_constants<K>(g, walk.place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
     exchange_logits<S, K, kAccess>(g, opaque(walk.place), table, slot, responsibility_grad,
                                    scratch.exchange);
-    exchanged_weights<K>(g, opaque(walk.place), position, responsibility_grad, scratch);
+    exchanged_weights<K>(g, opaque(walk.place), count, responsibility_grad, scratch);
     const MatrixThread place = opaque(walk.place);
     float dx[kMatrixChannels][kMatrixPositions];
 #pragma unroll 1
@@ -300,7 +297,7 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
       const MixedSums<K> mixed(g, place, table, half, responsibility_grad, scratch);
       float x[2][kMatrixPositions], dy[2][kMatrixPositions];
       read_half<S, kAccess>(slot, half, x);
-      read_half<S, kAccess>(slot + Tiles::slot_bytes(), half, dy);
+      read_half<S, kAccess>(slot + Tiles::kWarpBytes, half, dy);
       centre(x, load_shift<K, 2>(table, place.column + 2 * half));
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
@@ -314,7 +311,7 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
         }
       }
     }
-    Tiles::write(g, place, tensors.dx, cursor, position, dx);
+    output.write(dx);
   });
 }
 

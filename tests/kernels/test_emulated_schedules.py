@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FAMILIES = pytest.mark.parametrize(
-    "family", ["streaming", "resident", "cluster", "small", "products", "general"]
+    "family", ["streaming", "resident", "cluster", "small", "general"]
 )
 
 
@@ -41,10 +41,6 @@ def results(
     if family == "general":  # what the others do not serve
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
         problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
-    elif family == "products":  # many components; with several tiles in one place, one after another
-        monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "streaming")
-        torch.ops.mixnorm_emulated.emulate(1, 0, True)
-        problem = Problem(shape, 9, groups, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
         problem = Problem(shape, components, groups, emulated=True, **options)
@@ -57,8 +53,7 @@ def results(
 def test_same_bits_under_every_schedule(
     family: str, channels: int, groups: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = (3, 20, 10, 10) if family == "products" else (3, channels, 9, 9)
-    case = (monkeypatch, shape, min(groups, 4) if family == "products" else groups)
+    case = (monkeypatch, (3, channels, 9, 9), groups)
     first = results(family, *case, channels_last=channels_last)
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
@@ -143,15 +138,14 @@ def test_a_device_without_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
 def noticed(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
-    shape: tuple[int, ...],
-    groups: int,
+    case: tuple[tuple[int, ...], int, int],
     expected: dict[str, Tensor],
 ) -> bool:
     """Whether the results differ, or the emulation reports a fault, under some schedule."""
     for seed in range(8):
         torch.ops.mixnorm_emulated.schedule(seed)
         try:
-            found = results(family, monkeypatch, shape, groups)
+            found = results(family, monkeypatch, *case)
         except RuntimeError as error:
             if "cudaErrorLaunchFailure" in str(error):
                 return True
@@ -161,29 +155,46 @@ def noticed(
     return False
 
 
-@FAMILIES
-def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each place where the kernels synchronize, left out, is noticed at one of these shapes.
+def check_every_barrier_is_needed(
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+    cases: list[tuple[tuple[int, ...], int, int]],
+    least: int,
+) -> None:
+    """Each place where the kernels synchronize, left out, is noticed in one of the cases.
 
-    The second has few channels and many positions: several warps add to the same sums. The others
-    have a mixture per channel.
+    A case is a shape, groups and components; ``least``: places that there are at least.
     """
     places = set()
     unnoticed = set()
-    many = (1, 3, 1500 if family == "general" else 6000)
-    cases = [((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)]
-    if family == "products":
-        cases = [((3, 40, 6, 6), 1), ((1, 8, 5000), 1)]
-    for shape, groups in cases:
+    for case in cases:
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
-        expected = results(family, monkeypatch, shape, groups)
+        expected = results(family, monkeypatch, *case)
         here = set(torch.ops.mixnorm_emulated.synchronization_places().split())
         unnoticed |= here - places
         places |= here
         for place in sorted(unnoticed):
             torch.ops.mixnorm_emulated.omit_synchronization(place)
-            if noticed(family, monkeypatch, shape, groups, expected):
+            if noticed(family, monkeypatch, case, expected):
                 unnoticed.remove(place)
-    assert len(places) > (4 if family == "general" else 8)
+    assert len(places) > least
     assert unnoticed == set()
+
+
+@FAMILIES
+def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second shape has few channels and many positions: several warps add to the same sums.
+
+    The others have a mixture per channel.
+    """
+    many = (1, 3, 1500 if family == "general" else 6000)
+    cases = [((3, 17, 9, 9), 1, 3), (many, 1, 3), (many, 3, 3), ((40, 8), 8, 3)]
+    check_every_barrier_is_needed(family, monkeypatch, cases, 4 if family == "general" else 8)
+
+
+def test_every_barrier_of_matrix_products_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second shape has few channels and many positions, a tile after another in one place."""
+    torch.ops.mixnorm_emulated.emulate(1, 0, True)
+    cases = [((3, 40, 6, 6), 1, 9), ((1, 8, 3000), 1, 9)]
+    check_every_barrier_is_needed("streaming", monkeypatch, cases, 8)
