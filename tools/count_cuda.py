@@ -21,15 +21,17 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
-PER_CHANNEL_ELEMENTS = 8
-"""Where every channel has a mixture: 8 positions of one channel, or 4 of two."""
+PARTS = 2
+"""Of a tile, where every channel has a mixture."""
 POSITIONS = 64
 """Of a tile: the responsibilities of each are one thread's work."""
+CHANNEL_LANES = {"contiguous": 2, "channels_last": 4}
+"""Of a warp, which shuffles add up; the others meet in shared memory."""
 TYPES = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 LAYOUTS = {"contiguous": "kPositions", "channels_last": "kChannels"}
 SWEEPS = {
-    "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, 0)",
-    "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, 1)",
+    "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
+    "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, p.steps)",
     "output_sums": (
         "sum_output_gradients<S, 3, A>(g, p.tensors, p.table, p.partials, scratch, shared, 0)"
     ),
@@ -40,9 +42,9 @@ SWEEPS = {
 }
 PER_CHANNEL_SWEEPS = {
     "moments": (
-        "sum_own_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch.exchange, shared, 0)"
+        "sum_own_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch.exchange, shared, p.steps)"
     ),
-    "normalize": "normalize_own<S, 3, A>(g, p.x, p.y, p.table, shared, 1)",
+    "normalize": "normalize_own<S, 3, A>(g, p.x, p.y, p.table, shared, p.steps)",
     "output_sums": (
         "sum_own_output_gradients<S, 3, A>"
         "(g, p.tensors, p.table, p.partials, scratch.exchange, shared, 0)"
@@ -94,7 +96,6 @@ def main(argv: list[str]) -> int:
 
 
 def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -> dict[str, object]:
-    elements = PER_CHANNEL_ELEMENTS if per_channel else ELEMENTS
     backward = sweep in ("output_sums", "input_gradient")
     source = SOURCE.format(
         type=TYPES[dtype],
@@ -112,10 +113,18 @@ def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -
         command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
         subprocess.run(command, cwd=toolchain.ROOT, check=True)
         cubin = out.read_bytes()
-    # Shuffles add up 4 lanes of channels in two steps; other loops are over a tile's positions.
-    counts = count_loop(
-        cubin, elements, "LDGSTS", lambda found: 2.0 if "SHFL" in found else POSITIONS / THREADS
-    )
+    lanes = CHANNEL_LANES[layout]
+    warps = SHAPE[1] // 4 // lanes
+
+    def repeats(found: set[str]) -> float:
+        if per_channel:
+            return PARTS
+        if "SHFL" in found:
+            return lanes.bit_length() - 1
+        # The loop over positions has exponentials, the one within it adds up the warps.
+        return POSITIONS / THREADS if "MUFU" in found else warps - 1
+
+    counts = count_loop(cubin, ELEMENTS, "LDGSTS", repeats)
     registers, _ = _registers(cubin)
     size = {"float32": 4, "bfloat16": 2}[dtype]
     tensors = 2 if backward else 1
@@ -126,7 +135,7 @@ def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -
         "registers": registers,
         "threads": THREADS,
         "blocks": 65536 // (-(-registers // 8) * 8 * THREADS),
-        "ring_bytes": 3 * tensors * elements * THREADS * size,
+        "ring_bytes": 3 * tensors * ELEMENTS * THREADS * size,
         **counts._asdict(),
     }
 

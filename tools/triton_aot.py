@@ -163,7 +163,7 @@ def count_loop(
     """The longest loop of one kernel's machine code, whose threads hold so many elements.
 
     ``holding``: an operation that it must have. ``repeats`` says how often a thread runs a loop
-    within it that has these operations.
+    within it, or within such a one, that has these operations.
     """
     lines = _disassembled(cubin)
     labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"^\.(L_x_\d+):", line))}
@@ -181,12 +181,14 @@ def count_loop(
         if any(operation.startswith(holding) for operation in operations[first:last])
     )
     weights = [1.0] * len(lines)
-    inner: list[tuple[int, int]] = []
+    inner: list[tuple[int, int]] = []  # the longest first
     for first, last in jumps:
-        if begin < first and last < end and all(last < a or first > b for a, b in inner):
+        apart = (last < a or first > b or (a < first and last < b) for a, b in inner)
+        if begin < first and last < end and all(apart):
             inner.append((first, last))
-            stems = {op.split(".")[0] for op in operations[first : last + 1]}
-            weights[first : last + 1] = [repeats(stems)] * (last + 1 - first)
+            times = repeats({op.split(".")[0] for op in operations[first : last + 1]})
+            for i in range(first, last + 1):
+                weights[i] *= times
 
     counts: Counter[str] = Counter()
     for operation, weight in zip(operations[begin:end], weights[begin:end], strict=True):

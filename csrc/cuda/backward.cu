@@ -6,6 +6,7 @@
 #include "cuda/evaluate.h"
 #include "cuda/evaluate_backward_kernel.cuh"
 #include "cuda/general.h"
+#include "cuda/matrix_backward.cuh"
 #include "cuda/mixture_kernel.cuh"
 #include "cuda/per_channel_backward.cuh"
 #include "cuda/run.h"
@@ -19,24 +20,32 @@ struct Kernels {
 };
 
 template <class S>
-Kernels<accumulation_t<S>> kernels_of(const Cut& c) {
+BackwardKernel<accumulation_t<S>> kernel_of(const Cut& c) {
   int components = c.compiled;
-  if (c.geometry.per_channel) {
-    return {find_per_channel_backward_kernel<S>(c.access, &components), nullptr, nullptr};
+  if constexpr (sizeof(accumulation_t<S>) == 4) {
+    if (c.geometry.matrix) return find_matrix_backward_kernel<S>(c.access, &components);
   }
-  return {find_backward_kernel<S>(c.access, &components),
-          find_mixture_kernel<S>(c.access, &components),
-          find_evaluate_backward_kernel<S>(c.access, &components)};
+  return c.geometry.per_channel ? find_per_channel_backward_kernel<S>(c.access, &components)
+                                : find_backward_kernel<S>(c.access, &components);
+}
+
+// `other`: the cut of those that are made for fewer threads.
+template <class S>
+Kernels<accumulation_t<S>> kernels_of(const Cut& c, const Cut& other) {
+  if (c.geometry.per_channel) return {kernel_of<S>(c), nullptr, nullptr};
+  int components = other.compiled;
+  return {kernel_of<S>(c), find_mixture_kernel<S>(other.access, &components),
+          find_evaluate_backward_kernel<S>(other.access, &components)};
 }
 
 template <class T>
-Kernels<T> kernels_for(Scalar scalar, const Cut& c) {
+Kernels<T> kernels_for(Scalar scalar, const Cut& c, const Cut& other) {
   if constexpr (sizeof(T) == 8) {
-    return kernels_of<double>(c);
+    return kernels_of<double>(c, other);
   } else {
-    return scalar == Scalar::kHalf       ? kernels_of<__half>(c)
-           : scalar == Scalar::kBFloat16 ? kernels_of<__nv_bfloat16>(c)
-                                         : kernels_of<float>(c);
+    return scalar == Scalar::kHalf       ? kernels_of<__half>(c, other)
+           : scalar == Scalar::kBFloat16 ? kernels_of<__nv_bfloat16>(c, other)
+                                         : kernels_of<float>(c, other);
   }
 }
 
@@ -48,27 +57,27 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const bool sums_given = arguments.given.h1 != nullptr;
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
-  const Cut c = cut(x, others, components, groups, launch.limits, kBackwardCut);
+  Cut c = cut(x, others, components, groups, launch.limits, kBackwardCut);
   const bool learned = arguments.dmixture.mean != nullptr;
   const bool mixture = learned && !c.geometry.per_channel;
-  const Cut mixture_cut = cut(x, others, components, groups, launch.limits, {kMixtureThreads});
+  Cut mixture_cut = cut(x, others, components, groups, launch.limits, {kMixtureThreads});
   if (!c.supported || (mixture && !mixture_cut.supported)) {
     return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
   }
-  const Kernels<T> kernels = kernels_for<T>(x.scalar, c);
+  share_workspace(c, mixture_cut);
+  const Kernels<T> kernels = kernels_for<T>(x.scalar, c, mixture_cut);
   const bool one_sweep = sums_alone || sums_given;  // keeps nothing for another
   const Plan p = plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits,
                       one_sweep ? Family::kStreaming : launch.family);
   if (p.error != cudaSuccess) return p.error;
   Workspace workspace(launch.workspace);
   const Buffers<T> buffers(workspace, c);
-  BackwardProblem<T> problem{
-      p.geometry,
-      {flattened(p.geometry, x), flattened(p.geometry, dy), flattened(p.geometry, x, dx)},
-      arguments,
-      {buffers.sums, buffers.masses},
-      buffers.table,
-      buffers.barrier};
+  const auto tensors = [&](const Geometry& g) {
+    return GradientTensors<T>{flattened(g, x), flattened(g, dy), flattened(g, x, dx)};
+  };
+  BackwardProblem<T> problem{p.geometry,    tensors(p.geometry),
+                             arguments,     {buffers.sums, buffers.masses},
+                             buffers.table, buffers.barrier};
   if (sums_alone) {
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kSumOutputGradients, kMergeOutputGradients}, launch.stream);
@@ -77,22 +86,27 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
     return run_each(p, kernels.backward, problem,
                     {kPrepareTables, kMergeOutputGradients, kDifferentiateInput}, launch.stream);
   }
+  // One sweep instead of two, but of one element at a time where matrix products would do.
   if (arguments.constant_statistics && p.family == Family::kStreaming && mixture_cut.supported &&
-      kernels.evaluate != nullptr) {
+      kernels.evaluate != nullptr && !c.geometry.matrix) {
     const Plan one = plan(mixture_cut, reinterpret_cast<const void*>(kernels.evaluate), 2,
                           launch.limits, Family::kStreaming);
     if (one.error != cudaSuccess) return one.error;
     problem.geometry = one.geometry;
+    problem.tensors = tensors(one.geometry);
     return run(one, kernels.evaluate, problem, kEvaluateSteps, buffers.barrier, launch.stream);
   }
+  const int steps = c.geometry.per_channel
+                        ? own_backward_steps(arguments.constant_statistics, learned)
+                        : kBackwardSteps;
   const cudaError_t error =
-      run(p, kernels.backward, problem, kBackwardSteps + (learned && !mixture), buffers.barrier,
-          launch.stream);
+      run(p, kernels.backward, problem, steps, buffers.barrier, launch.stream);
   if (error != cudaSuccess || !mixture) return error;
   const Plan mixture_plan = plan(mixture_cut, reinterpret_cast<const void*>(kernels.mixture), 2,
                                  launch.limits, Family::kStreaming);
   if (mixture_plan.error != cudaSuccess) return mixture_plan.error;
   problem.geometry = mixture_plan.geometry;
+  problem.tensors = tensors(mixture_plan.geometry);
   return run(mixture_plan, kernels.mixture, problem, kMixtureSteps, buffers.barrier, launch.stream);
 }
 
@@ -116,8 +130,8 @@ GradientArguments<T> gradient_arguments(const BackwardArguments<T>& a) {
 
 const void* backward_kernel_address(Scalar scalar, const Cut& cut) {
   return scalar == Scalar::kDouble
-             ? reinterpret_cast<const void*>(kernels_for<double>(scalar, cut).backward)
-             : reinterpret_cast<const void*>(kernels_for<float>(scalar, cut).backward);
+             ? reinterpret_cast<const void*>(kernels_for<double>(scalar, cut, cut).backward)
+             : reinterpret_cast<const void*>(kernels_for<float>(scalar, cut, cut).backward);
 }
 
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,

@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kMaxThreads<accumulation_t<S>, K>, 1)
     } else {
       differentiate_input<S, K, kAccess>(g, p.tensors, p.table, a.responsibility_grad, scratch,
                                          shared, 1);
+      return;  // the last step: it has no register for a next one
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <type_traits>
 
 namespace mixnorm::cuda {
 
@@ -58,10 +59,21 @@ using raw_t = typename Raw<int(sizeof(S)) * W>::type;
 
 template <class S, int W>
 __device__ __forceinline__ void unpack(raw_t<S, W> raw, accumulation_t<S> (&out)[W]) {
-  S elements[W];
-  std::memcpy(elements, &raw, sizeof(raw));
+  if constexpr (std::is_same_v<S, __nv_bfloat16> && W % 2 == 0) {
+    // The high halves of floats: a shift and a mask a pair.
+    unsigned int pairs[W / 2];
+    std::memcpy(pairs, &raw, sizeof(raw));
 #pragma unroll
-  for (int i = 0; i < W; ++i) out[i] = widen(elements[i]);
+    for (int i = 0; i < W; i += 2) {
+      const unsigned int floats[] = {pairs[i / 2] << 16, pairs[i / 2] & 0xffff0000u};
+      std::memcpy(&out[i], floats, sizeof(floats));
+    }
+  } else {
+    S elements[W];
+    std::memcpy(elements, &raw, sizeof(raw));
+#pragma unroll
+    for (int i = 0; i < W; ++i) out[i] = widen(elements[i]);
+  }
 }
 
 template <class S, int W>
@@ -77,12 +89,27 @@ __device__ __forceinline__ raw_t<S, W> pack(const accumulation_t<S> (&values)[W]
 // To the thread's own place in shared memory; what is not there reads as zeros.
 template <class Raw>
 __device__ __forceinline__ void copy_async(Raw* shared, const void* global, bool exists) {
-  if (!exists) {
-    *shared = Raw{};
-  } else if constexpr (sizeof(Raw) >= 4) {
-    __pipeline_memcpy_async(shared, global, sizeof(Raw));
+  if constexpr (sizeof(Raw) < 4) {
+    // No asynchronous copy is that small.
+    *shared = exists ? __ldg(static_cast<const Raw*>(global)) : Raw{};
   } else {
-    *shared = __ldg(static_cast<const Raw*>(global));  // no asynchronous copy is that small
+#if defined(__CUDA_ARCH__)
+    // __pipeline_memcpy_async branches on the number of zeros.
+    constexpr int kBytes = sizeof(Raw);
+    const int bytes = exists ? kBytes : 0;
+    const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    if constexpr (kBytes == 16) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                   "r"(bytes)
+                   : "memory");
+    } else {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global),
+                   "n"(kBytes), "r"(bytes)
+                   : "memory");
+    }
+#else
+    __pipeline_memcpy_async(shared, global, sizeof(Raw), exists ? 0 : sizeof(Raw));
+#endif
   }
 }
 

@@ -1,6 +1,9 @@
 #include "cuda/cut.h"
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
+#include <limits>
 
 namespace mixnorm::cuda {
 namespace {
@@ -43,9 +46,11 @@ Held held(Scalar scalar, int compiled, Access access) {
 template <class T, int K>
 Held held_of_own(Access access) {
   return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
-          access == Access::kPositions  ? kOwnPositions<T, K, Access::kPositions>
-          : access == Access::kChannels ? kOwnPositions<T, K, Access::kChannels>
-                                        : kOwnPositions<T, K, Access::kElements>,
+          access == Access::kPositions
+              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<T, K, Access::kPositions>
+          : access == Access::kChannels
+              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<T, K, Access::kChannels>
+              : kOwnPositions<T, K, Access::kElements>,
           kOwnThreads};
 }
 
@@ -59,6 +64,10 @@ Held held_of_own(Scalar scalar, int compiled, Access access) {
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }
 
+RowStep reverse(const RowStep& step, int64_t length) {
+  return {-step.n - (step.l > 0), step.l > 0 ? length - step.l : 0};
+}
+
 // What a problem's sweeps walk, x first.
 struct Walked {
   Tensor tensors[4];
@@ -66,16 +75,24 @@ struct Walked {
   Scalar scalar;
 };
 
-int matrix_threads(int components) {
-  return components > 8 ? kMatrixThreads<16> : kMatrixThreads<8>;
+template <int K>
+int matrix_threads(Scalar scalar, const CutOptions& options) {
+  return options.tensors == 1       ? kMatrixThreads<K>
+         : scalar == Scalar::kFloat ? kMatrixBackwardThreads<float, K>
+                                    : kMatrixBackwardThreads<__half, K>;
+}
+int matrix_threads(Scalar scalar, int components, const CutOptions& options) {
+  return components > 8 ? matrix_threads<16>(scalar, options) : matrix_threads<8>(scalar, options);
 }
 
 // Whether matrix products have kernels for the problem's groups, and not only lanes without
 // channels.
-bool fits_matrices(const Geometry& g, Scalar scalar) {
-  const int most = kMatrixChannels * kMatrixLanes * matrix_threads(g.components) / 32;
-  return scalar != Scalar::kDouble && !g.per_channel && g.components >= kMatrixComponents &&
-         g.group_channels > kMatrixChannels && g.group_channels <= most;
+bool fits_matrices(const Geometry& g, Scalar scalar, const CutOptions& options) {
+  const int most =
+      kMatrixChannels * kMatrixLanes * matrix_threads(scalar, g.components, options) / 32;
+  return options.matrix && scalar != Scalar::kDouble && !g.per_channel &&
+         g.components >= kMatrixComponents && g.group_channels > kMatrixChannels &&
+         g.group_channels <= most;
 }
 
 // matrix: by kernels for matrix products, if they serve the access.
@@ -107,6 +124,11 @@ void size_tiles(Cut& cut, int position_warps) {
   g.tiles = ceil_div(g.positions, g.tile_positions);
   g.tile_step = row_step(g.tile_positions, g.length);
   g.lane_step = row_step(cut.access == Access::kPositions ? 4 * lanes : lanes, g.length);
+  g.steps = {0, 0, 0, 1};
+  if (g.length != g.positions) {
+    g.steps = {int(g.tile_step.l), int(reverse(g.tile_step, g.length).l), int(g.lane_step.l),
+               int(g.length)};
+  }
   cut.slot_bytes =
       int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
   cut.scratch_bytes =
@@ -125,9 +147,17 @@ int compiled_components(Scalar scalar, Access access, int64_t components) {
 }
 
 Tensor flattened(const Geometry& g, const Input& x) {
-  if (g.length != g.positions || x.batch == 1) return {x.data, strides_of(x)};
-  // One row: the next position of a sample of one position is the next sample's.
-  return {x.data, {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l}};
+  const bool one_row = g.length == g.positions;
+  Tensor t{x.data, strides_of(x), {}};
+  // The next position of a sample of one position is the next sample's.
+  if (one_row && x.batch > 1) t.strides = {0, x.stride_c, x.length == 1 ? x.stride_n : x.stride_l};
+  const int64_t size = size_of(x.scalar), row = one_row ? g.length * t.strides.l : t.strides.n;
+  const auto bytes = [&](const RowStep& step) {
+    return (step.n * row + step.l * t.strides.l) * size;
+  };
+  t.steps = {bytes(g.tile_step), bytes(reverse(g.tile_step, g.length)), bytes(g.lane_step),
+             bytes({-1, g.length})};
+  return t;
 }
 
 Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
@@ -138,7 +168,7 @@ Tensor flattened(const Geometry& g, const Input& x, const Output& y) {
 namespace {
 
 // Whole groups for the warps of a block; false where they are too wide for one.
-bool cut_groups(Cut& cut, int max_warps) {
+bool cut_groups(Cut& cut, int max_warps, const DeviceLimits& limits) {
   Geometry& g = cut.geometry;
   int64_t lanes = ceil_div(g.group_channels, cut.held_channels);
   // Divides into warps: of any shape where they are many.
@@ -153,6 +183,16 @@ bool cut_groups(Cut& cut, int max_warps) {
   g.channel_warps = channel_warps();
   if (g.channel_warps > max_warps) return false;
   g.group_columns = g.channel_warps * g.channel_lanes * cut.held_channels;
+  // Where neighbours in memory are positions, lanes of channels only cost shuffles. Tables have the
+  // same columns whatever the layout.
+  const int64_t tile_bytes =
+      32 * kWarps * cut.held_channels * cut.held_positions * cut.element_bytes;
+  const bool roomy = 3 * 2 * kStages * tile_bytes <= 2 * limits.shared_memory_per_block;
+  while (cut.access == Access::kPositions && !g.matrix && roomy && g.channel_lanes > 1 &&
+         2 * g.channel_warps <= kWarps) {
+    g.channel_lanes /= 2;
+    g.channel_warps = channel_warps();
+  }
   g.block_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   return true;
 }
@@ -203,6 +243,10 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   g.components = int(components);
   g.per_channel = groups == x.channels;
 
+  if (x.length > std::numeric_limits<int>::max() / 2 && x.batch > 1) {
+    cut.reason = "rows are longer than 2^30";
+    return cut;
+  }
   const auto joins = [&](const Strides& s) { return x.length == 1 || s.n == x.length * s.l; };
   const bool joined =
       x.batch <= 1 ||
@@ -215,12 +259,13 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     walked.tensors[walked.count++] = flattened(g, {t.data, x.scalar, x.batch, x.channels, x.length,
                                                    t.strides.n, t.strides.c, t.strides.l});
   }
-  const bool matrix = options.matrix && fits_matrices(g, x.scalar);
+  const bool matrix = fits_matrices(g, x.scalar, options);
   cut.access = access_of(g, walked, matrix);
   g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
-  const Held hold = g.matrix ? Held{kMatrixChannels, kMatrixPositions, matrix_threads(g.components)}
+  const int matrix_most = matrix_threads(x.scalar, g.components, options);
+  const Held hold = g.matrix        ? Held{kMatrixChannels, kMatrixPositions, matrix_most}
                     : g.per_channel ? held_of_own(x.scalar, cut.compiled, cut.access)
                                     : held(x.scalar, cut.compiled, cut.access);
   cut.held_channels = hold.channels;
@@ -231,16 +276,28 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   if (g.per_channel) {
     cut_channels(cut, limits);
   } else if (!cut_groups(cut,
-                         (options.max_threads > 0 ? options.max_threads : hold.max_threads) / 32)) {
+                         (options.max_threads > 0 ? options.max_threads : hold.max_threads) / 32,
+                         limits)) {
     cut.reason = kTooWide;
     return cut;
   }
   cut.supported = true;
+  g.exchanged = g.matrix ? options.tensors : 1;
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
   size_tiles(cut, 1);
+  const auto streams = [&](const Cut& some) {
+    return slots_within(some, options.tensors, limits.shared_memory_per_block) >= kStages;
+  };
+  if (g.matrix && !streams(cut)) {
+    return mixnorm::cuda::cut(x, others, components, groups, limits, {options.max_threads});
+  }
+  while (!streams(cut) && narrow_blocks(cut)) {
+  }
   // Wider tiles where every multiprocessor still gets one.
-  while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors &&
-         widen_tiles(cut)) {
+  while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
+    Cut wider = cut;
+    if (!widen_tiles(wider) || !streams(wider)) break;
+    cut = wider;
   }
 
   const int64_t multiprocessors = limits.multiprocessors;
@@ -253,6 +310,12 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
   cut.workspace_chunks = std::max(cut.max_chunks, kMaxCluster);
   return cut;
+}
+
+void share_workspace(Cut& a, Cut& b) {
+  const auto larger = [](int& first, int& second) { first = second = std::max(first, second); };
+  larger(a.geometry.group_columns, b.geometry.group_columns);
+  larger(a.workspace_chunks, b.workspace_chunks);
 }
 
 bool widen_tiles(Cut& cut) {

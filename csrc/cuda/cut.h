@@ -40,13 +40,17 @@ struct CutOptions {
   int max_threads = 0;  // of a block; 0: what those of so many components allow. Tables have the
                         // same columns whatever it is.
   bool matrix = false;  // there are some by matrix products
+  int tensors = 1;      // whose tiles those keep in shared memory: 2 are the backward's
 };
 constexpr CutOptions kForwardCut{.matrix = true};
-constexpr CutOptions kBackwardCut{};
+constexpr CutOptions kBackwardCut{.matrix = true, .tensors = 2};
 
 // `others`: strides and pointers of the tensors beside x that the kernel walks with it.
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, const CutOptions& options = {});
+
+// One table and one workspace for both: the columns and the chunks of the larger.
+void share_workspace(Cut& a, Cut& b);
 
 // Twice the positions for a block, and a tile, if it has room for the warps.
 bool widen_tiles(Cut& cut);

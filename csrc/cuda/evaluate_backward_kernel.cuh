@@ -6,25 +6,6 @@
 
 namespace mixnorm::cuda {
 
-// The thread's parts of dnu, without their constants: there are no moments' own.
-template <class Tile, int K, class T, int kOwned, int kHeld>
-__device__ __forceinline__ void output_posterior_gradient(const T (&x)[kOwned][kHeld],
-                                                          const T (&dy)[kOwned][kHeld],
-                                                          const typename Tile::Rows& rows,
-                                                          T (&dnu)[K][kHeld]) {
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
-#pragma unroll
-    for (int c = 0; c < kOwned; ++c) {
-#pragma unroll
-      for (int r = 0; r < kHeld; ++r) {
-        dnu[k][r] += dy[c][r] * (scale.value[c] * x[c][r] + offset.value[c]);
-      }
-    }
-  }
-}
-
 // dx = sum nu scale dy + sum dlogit (linear + 2 quadratic x'), and the sums of nu dy and nu dy x'.
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void differentiate_evaluation(const Geometry& g, const GradientTensors<T>& tensors,
@@ -40,58 +21,34 @@ __device__ void differentiate_evaluation(const Geometry& g, const GradientTensor
   sum_moment_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+    const Tile tile(slot, rows);
     if constexpr (K > 1) {
-      typename Tile::Values x, dy;
-      Tile::read_x(slot, rows, x);
-      responsibilities<K>(g, place, x, rows, position, scratch, static_cast<T*>(nullptr));
-      if (responsibility_grad) {
-        T dnu[K][kHeld] = {};
-        Tile::read_x(slot, rows, x);
-        Tile::read_dy(slot, dy);
-        output_posterior_gradient<Tile, K>(x, dy, rows, dnu);
-        logit_gradients<K>(g, place, dnu, scratch, static_cast<T*>(nullptr));
-      }
+      logit_gradients<K, false>(g, place, tile, rows, count, responsibility_grad, scratch,
+                                static_cast<T*>(nullptr));
     }
-    typename Tile::Values x, dy;
-    Tile::read_x(slot, rows, x);
-    Tile::read_dy(slot, dy);
     T dx[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
       const auto scale = rows.row(Row<K>::scale(k));
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
         for (int r = 0; r < kHeld; ++r) {
           // dy is 0 outside the tensor, which keeps what x' is there out of the sums.
-          const T weighted = nu[r] * dy[c][r];
+          const T weighted = nu[r] * tile.dy[c][r];
           dx[c][r] += weighted * scale.value[c];
           sums.first[k][c] += weighted;
-          sums.second[k][c] += weighted * x[c][r];
+          sums.second[k][c] += weighted * tile.x[c][r];
         }
       }
     }
-    if (K > 1 && responsibility_grad) {
-#pragma unroll
-      for (int k = 1; k < K; ++k) {
-        T dlogit[kHeld];
-        load_responsibility<K>(g, place, k, position, scratch.dlogit, dlogit);
-        const auto quadratic = rows.row(Row<K>::quadratic(k));
-        const auto linear = rows.row(Row<K>::linear(k));
-#pragma unroll
-        for (int c = 0; c < kOwned; ++c) {
-#pragma unroll
-          for (int r = 0; r < kHeld; ++r) {
-            dx[c][r] += dlogit[r] * (quadratic.value[c] * x[c][r] +
-                                     (quadratic.value[c] * x[c][r] + linear.value[c]));
-          }
-        }
-      }
+    if constexpr (K > 1) {
+      if (responsibility_grad) add_logit_gradients<K>(g, place, tile, rows, scratch, dx);
     }
-    Tile::Tiles::write(g, place, tensors.dx, cursor, position, dx);
+    output.write(dx);
   });
   const Walk<S, K, kAccess> after(g, slots, 0);
   store_sums(g, after.place, sums, scratch.exchange,

@@ -25,9 +25,20 @@ struct Strides {
   int64_t n, c, l;
 };
 
+// From a tile to the next or, in reverse, to the one before; from one of a thread's chunks of
+// positions to its next; of a whole row. As places in a row, or as bytes of a tensor, which at a
+// row's end go back by `row`.
+template <class T>
+struct Steps {
+  T next, last, chunk, row;
+
+  bool operator==(const Steps&) const = default;
+};
+
 struct Tensor {
   const void* data;
   Strides strides;
+  Steps<int64_t> steps = {};
 };
 
 // A number of positions as rows of `length` and the rest: 0 <= l < length.
@@ -61,11 +72,13 @@ struct Geometry {
   int group_columns;  // of a group in tables and sums: its channels, padded to whole warps
   bool per_channel;   // groups of one channel: those of a block lie along the lanes of its warps
   bool matrix;        // sums over channels, components and positions are matrix products
+  int exchanged;      // sums of a position and component that channel warps exchange at once
   int slots;          // tiles that fit the block's shared memory
   bool resident;      // tiles stay in their slots between sweeps
   Scope scope;
   RowStep lane_step;  // from one of a thread's chunks of positions to its next
   RowStep tile_step;  // from a position of a tile to the same of the next
+  Steps<int> steps;   // the same as places in a row; of one row that never ends, 0 and 1
   bool channel_runs;  // neighbouring lanes hold neighbouring channels, not positions
 
   bool operator==(const Geometry&) const = default;
@@ -103,11 +116,16 @@ constexpr int kMixtureThreads = 256;
 template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
-constexpr int kOwnPositions = kAccess == Access::kPositions  ? 8
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? (K > 3 ? 4 : 8)
                               : kAccess == Access::kChannels ? 4
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;
+// Parts of a tile, of so many positions each: 16 elements to a tile are fewer steps from tile to
+// tile, and registers are needed for one part at a time.
+template <class T, int K, Access kAccess>
+constexpr int kOwnParts =
+    kAccess == Access::kElements ? 1 : 16 / (kOwnChannels<kAccess> * kOwnPositions<T, K, kAccess>);
 constexpr int kOwnThreads = 256;
 // Of a multiprocessor, at least: threads with few channels and components can do with half of the
 // registers.
@@ -120,6 +138,11 @@ constexpr int kMatrixPositions = 4;
 constexpr int kMatrixLanes = 4;  // of channels
 template <int K>
 constexpr int kMatrixThreads = K > 8 ? 256 : 512;
+// S: of the tensors, of which the backward has two.
+template <class S, int K>
+constexpr int kMatrixBackwardThreads = K > 8            ? 256
+                                       : sizeof(S) == 4 ? 384
+                                                        : 512;
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
@@ -139,7 +162,10 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
     return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
             0};
   }
-  const int64_t logits = int64_t(components) * g.block_groups * g.channel_warps * g.tile_positions;
+  // For products so many sums of each component; else log-odds and dnu of positions in whole warps.
+  const int64_t rows = g.matrix ? g.exchanged * components : 2 * components - 1;
+  const int64_t positions = g.matrix ? g.tile_positions : (g.tile_positions + 31) / 32 * 32;
+  const int64_t logits = rows * g.block_groups * g.channel_warps * positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
   const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;

@@ -11,43 +11,21 @@ struct GradientTensors {
   Tensor x, dy, dx;
 };
 
-// The thread's part of a tile of (x, dy), read again after every barrier: what is not held across
-// it leaves registers for coefficients and sums.
+// The thread's part of a tile of (x, dy).
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 struct GradientTile {
   static constexpr int kOwned = kChannels<T, K>, kHeld = kPositions<T, K, kAccess>;
   using Tiles = TileAccess<S, K, kAccess>;
   // Too many to keep.
   using Rows = Coefficients<T, K, 0, Row<K>::kCount, false>;
-  using Values = T[kOwned][kHeld];
+  T x[kOwned][kHeld], dy[kOwned][kHeld];
 
-  __device__ static __forceinline__ void read_x(unsigned char* slot, const Rows& rows, Values& x) {
-    Tiles::read(slot, x);
+  __device__ __forceinline__ GradientTile(unsigned char* slot, const Rows& rows) {
+    Tiles::read(slot, 0, x);
+    Tiles::read(slot, 1, dy);
     centre(x, rows.row(Row<K>::kShift));
   }
-  __device__ static __forceinline__ void read_dy(unsigned char* slot, Values& dy) {
-    Tiles::read(slot + Tiles::slot_bytes(), dy);
-  }
 };
-
-// The thread's parts of dnu, without their constants.
-template <class Tile, int K, class T, int kOwned, int kHeld>
-__device__ __forceinline__ void posterior_gradient(const T (&x)[kOwned][kHeld],
-                                                   const T (&dy)[kOwned][kHeld],
-                                                   const typename Tile::Rows& rows, int k,
-                                                   T (&dnu)[K][kHeld]) {
-  const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
-  const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
-  const auto linear = rows.row(Row<K>::moment_linear(k));
-#pragma unroll
-  for (int c = 0; c < kOwned; ++c) {
-#pragma unroll
-    for (int r = 0; r < kHeld; ++r) {
-      dnu[k][r] += dy[c][r] * (scale.value[c] * x[c][r] + offset.value[c]);
-      dnu[k][r] += x[c][r] * (quadratic.value[c] * x[c][r] + linear.value[c]);
-    }
-  }
-}
 
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>& tensors,
@@ -62,61 +40,108 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
   sum_odds_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
-    typename Tile::Values x, dy;
-    Tile::read_x(slot, rows, x);
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+    // dy is 0 outside the tensor, which keeps what x' is there out of the sums.
+    Tile tile(slot, rows);
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, x, rows, position, scratch, static_cast<T*>(nullptr));
-      Tile::read_x(slot, rows, x);
+      responsibilities<K>(g, place, tile.x, rows, count, scratch, static_cast<T*>(nullptr));
     }
-    // 0 outside the tensor, which keeps what x' is there out of the sums.
-    Tile::read_dy(slot, dy);
 #pragma unroll
     for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
-      for (int r = 0; r < kHeld; ++r) x[c][r] *= dy[c][r];
+      for (int r = 0; r < kHeld; ++r) tile.x[c][r] *= tile.dy[c][r];
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
-      sums.add(k, nu, dy, x);
+      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      sums.add(k, nu, tile.dy, tile.x);
     }
   });
   store_sums(g, place, sums, scratch.exchange,
              partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
 }
 
-// Leaves dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory, from the thread's parts of
-// dnu; adds it to the thread's share of `mass` unless that is null. Ends with a barrier.
-template <int K, class Place, class T, int kHeld>
+// Leaves nu and dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory: dnu needs no nu, so
+// its parts and those of the log-odds meet at once. kMoments: statistics of the batch depend on x.
+// Without `wanted` dlogit is 0. Adds dlogit to the thread's share of `mass` unless that is null.
+// Ends with a barrier.
+template <int K, bool kMoments, class Tile, class Place, class T>
 __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& place,
-                                                T (&partial)[K][kHeld],
+                                                const Tile& tile, const typename Tile::Rows& rows,
+                                                int count, bool wanted,
                                                 const Scratch<T, K>& scratch, T* mass) {
+  static_assert(K > 1, "a single component has no logits");
+  T partial[2 * K - 1][Tile::kHeld] = {};
+  add_log_odds<K>(tile.x, rows, partial);
+  if (wanted) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
+      const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
+      const auto linear = rows.row(Row<K>::moment_linear(k));
+#pragma unroll
+      for (int c = 0; c < Tile::kOwned; ++c) {
+#pragma unroll
+        for (int r = 0; r < Tile::kHeld; ++r) {
+          T& dnu = partial[K - 1 + k][r];
+          const T x = tile.x[c][r];
+          dnu += tile.dy[c][r] * (scale.value[c] * x + offset.value[c]);
+          if constexpr (kMoments) dnu += x * (quadratic.value[c] * x + linear.value[c]);
+        }
+      }
+    }
+  }
   exchange_positions(g, place, partial, scratch.exchange);
   const T* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
-  const int row = place.group_slot * K * g.tile_positions;
+  // A single component's is 0, also where dnu is not finite.
+  const bool zero = !wanted || g.components == 1;
   for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
-    const T* const nu = scratch.nu + row + p;
-    T dnu[K], average = 0;
+    T sums[2 * K - 1], nu[K], dnu[K], average = 0;
+    exchanged(g, place, scratch.exchange, p, sums);
+    position_responsibilities(g, place, sums, scratch, nu);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      dnu[k] = exchanged<K>(g, scratch.exchange, place.group_slot * K + k, p) + constants[k];
-      average += nu[k * g.tile_positions] * dnu[k];
+      dnu[k] = sums[K - 1 + k] + constants[k];
+      average += nu[k] * dnu[k];
     }
+    const int start = place.group_slot * K * g.tile_positions + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      // A single component's is 0, also where dnu is not finite.
-      const T value = g.components == 1 ? T(0) : nu[k * g.tile_positions] * (dnu[k] - average);
-      scratch.dlogit[row + k * g.tile_positions + p] = value;
-      if (mass != nullptr) mass[k] += value;
+      const T dlogit = zero || p >= count ? T(0) : nu[k] * (dnu[k] - average);
+      scratch.nu[start + k * g.tile_positions] = p < count ? nu[k] : T(0);
+      scratch.dlogit[start + k * g.tile_positions] = dlogit;
+      if (mass != nullptr) mass[k] += dlogit;
     }
   }
   __syncthreads();
 }
 
-// dx = sum nu (alpha dy + a + 2 b x') + sum dlogit (linear + 2 quadratic x'): the log-odds' slopes
-// serve for the logits', since the dlogit of a position sum to 0.
+// Adds sum dlogit (linear + 2 quadratic x') to dx: the log-odds' slopes serve for the logits',
+// since the dlogit of a position sum to 0.
+template <int K, class Tile, class Place, class T, int kOwned, int kHeld>
+__device__ __forceinline__ void add_logit_gradients(const Geometry& g, const Place& place,
+                                                    const Tile& tile,
+                                                    const typename Tile::Rows& rows,
+                                                    const Scratch<T, K>& scratch,
+                                                    T (&dx)[kOwned][kHeld]) {
+#pragma unroll
+  for (int k = 1; k < K; ++k) {
+    T dlogit[kHeld];
+    load_positions(place, row_of<K>(g, place, scratch.dlogit, k), dlogit);
+    const auto quadratic = rows.row(Row<K>::quadratic(k)), linear = rows.row(Row<K>::linear(k));
+#pragma unroll
+    for (int c = 0; c < kOwned; ++c) {
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        const T twice = tile.x[c][r] + tile.x[c][r];
+        dx[c][r] += dlogit[r] * (quadratic.value[c] * twice + linear.value[c]);
+      }
+    }
+  }
+}
+
+// dx = sum nu (alpha dy + a + 2 b x') + sum dlogit (linear + 2 quadratic x').
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>& tensors,
                                     const T* table, bool responsibility_grad,
@@ -126,32 +151,20 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
   const Walk<S, K, kAccess> walk(g, slots, sweep);
   const auto& place = walk.place;
   const typename Tile::Rows rows(table, place.column);
-  const bool through_posterior = K > 1 && responsibility_grad;
   sum_odds_constants<K>(g, place, table, scratch);
   sum_moment_constants<K>(g, place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+    const Tile tile(slot, rows);
     if constexpr (K > 1) {
-      typename Tile::Values x, dy;
-      Tile::read_x(slot, rows, x);
-      responsibilities<K>(g, place, x, rows, position, scratch, static_cast<T*>(nullptr));
-      if (responsibility_grad) {
-        T dnu[K][kHeld] = {};
-        Tile::read_x(slot, rows, x);
-        Tile::read_dy(slot, dy);
-#pragma unroll
-        for (int k = 0; k < K; ++k) posterior_gradient<Tile, K>(x, dy, rows, k, dnu);
-        logit_gradients<K>(g, place, dnu, scratch, static_cast<T*>(nullptr));
-      }
+      logit_gradients<K, true>(g, place, tile, rows, count, responsibility_grad, scratch,
+                               static_cast<T*>(nullptr));
     }
-    typename Tile::Values x, dy;
-    Tile::read_x(slot, rows, x);
-    Tile::read_dy(slot, dy);
     T dx[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
       const auto scale = rows.row(Row<K>::scale(k));
       const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
       const auto linear = rows.row(Row<K>::moment_linear(k));
@@ -159,30 +172,16 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
       for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
         for (int r = 0; r < kHeld; ++r) {
-          const T slope =
-              quadratic.value[c] * x[c][r] + (quadratic.value[c] * x[c][r] + linear.value[c]);
-          dx[c][r] += nu[r] * (scale.value[c] * dy[c][r] + slope);
+          const T twice = tile.x[c][r] + tile.x[c][r];
+          const T slope = quadratic.value[c] * twice + linear.value[c];
+          dx[c][r] += nu[r] * (scale.value[c] * tile.dy[c][r] + slope);
         }
       }
     }
-    if (through_posterior) {
-#pragma unroll
-      for (int k = 1; k < K; ++k) {
-        T dlogit[kHeld];
-        load_responsibility<K>(g, place, k, position, scratch.dlogit, dlogit);
-        const auto quadratic = rows.row(Row<K>::quadratic(k));
-        const auto linear = rows.row(Row<K>::linear(k));
-#pragma unroll
-        for (int c = 0; c < kOwned; ++c) {
-#pragma unroll
-          for (int r = 0; r < kHeld; ++r) {
-            dx[c][r] += dlogit[r] * (quadratic.value[c] * x[c][r] +
-                                     (quadratic.value[c] * x[c][r] + linear.value[c]));
-          }
-        }
-      }
+    if constexpr (K > 1) {
+      if (responsibility_grad) add_logit_gradients<K>(g, place, tile, rows, scratch, dx);
     }
-    Tile::Tiles::write(g, place, tensors.dx, cursor, position, dx);
+    output.write(dx);
   });
 }
 

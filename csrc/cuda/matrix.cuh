@@ -62,4 +62,18 @@ class MatrixSum {
   float large_[4] = {}, small_[4] = {};
 };
 
+// In half the registers, for sums of which the last bit does not matter.
+class MatrixShortSum {
+ public:
+  __device__ __forceinline__ void add(const MatrixA& a, const MatrixB& b) {
+    multiply_tf32(sum_, a.lo, b.hi);
+    multiply_tf32(sum_, a.hi, b.lo);
+    multiply_tf32(sum_, a.hi, b.hi);
+  }
+  __device__ __forceinline__ float operator[](int i) const { return sum_[i]; }
+
+ private:
+  float sum_[4] = {};
+};
+
 }  // namespace mixnorm::cuda

@@ -19,16 +19,15 @@ __device__ void sum_matrix_moments(const Geometry& g, const Tensor& x, const flo
   MatrixSums<K> sums;
   float mass[kMatrixBlocks<K>][2] = {};
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     {
       float values[kMatrixChannels][kMatrixPositions];
-      Tiles::read(slot, values);
+      Tiles::read(slot, 0, values);
       centre(values, load_shift<K, kMatrixChannels>(table, opaque(place.column)));
-      matrix_responsibilities<K>(g, place, values, table, position, scratch, mass);
+      matrix_responsibilities<K>(g, place, values, table, count, scratch, mass);
     }
     float summed[2][2][4];
-    Tiles::read_summed(slot, place, summed);
-    __syncwarp();
+    Tiles::read_summed(slot, 0, place, summed);
     const auto shift = load_shift<K, 2>(table, place.summed_column());
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
@@ -58,11 +57,11 @@ __device__ void normalize_by_products(const Geometry& g, const Tensor& x, const 
   const MatrixThread& place = walk.place;
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count) {
     float values[kMatrixChannels][kMatrixPositions];
-    Tiles::read(slot, values);
+    Tiles::read(slot, 0, values);
     centre(values, load_shift<K, kMatrixChannels>(table, opaque(place.column)));
-    matrix_responsibilities<K>(g, place, values, table, position, scratch, nullptr);
+    matrix_responsibilities<K>(g, place, values, table, count, scratch, nullptr);
     const MixedRows<K> scales(table, place, Row<K>::scale), offsets(table, place, Row<K>::offset);
     const MixedWeights<K> nu(g, place, scratch.nu);
 #pragma unroll
@@ -83,7 +82,7 @@ __device__ void normalize_by_products(const Geometry& g, const Tensor& x, const 
         }
       }
     }
-    Tiles::write(g, place, y, cursor, position, values);
+    output.write(values);
   });
 }
 

@@ -230,7 +230,7 @@ __device__ __forceinline__ void store_weights(const Geometry& g, const MatrixThr
 template <int K>
 __device__ __forceinline__ void matrix_responsibilities(
     const Geometry& g, const MatrixThread& place,
-    const float (&x)[kMatrixChannels][kMatrixPositions], const float* table, int64_t position,
+    const float (&x)[kMatrixChannels][kMatrixPositions], const float* table, int count,
     const Scratch<float, K>& scratch, float (*mass)[2]) {
   {
     MatrixSum sums[2][kMatrixBlocks<K>];
@@ -240,7 +240,7 @@ __device__ __forceinline__ void matrix_responsibilities(
   for_position_pairs(g, place, [&](const PositionPair& at) {
     float nu[kMatrixBlocks<K>][2];
     exchanged_responsibilities<K>(g, place, scratch, at, nu);
-    store_weights<K>(g, place, at, position + at.position < g.positions, scratch.nu, nu);
+    store_weights<K>(g, place, at, at.position < count, scratch.nu, nu);
 #pragma unroll
     for (int block = 0; mass != nullptr && block < kMatrixBlocks<K>; ++block) {
       mass[block][0] += nu[block][0];

@@ -18,9 +18,9 @@ struct MatrixThread : Thread<Access::kChannels, kMatrixChannels, kMatrixPosition
 
   __device__ MatrixThread(const Geometry& g, int channel_block) : Base(g, channel_block) {}
 
-  // Where the thread's chunks lie among all threads': so that those that lanes read of others are
-  // in different banks.
-  __device__ static int slot(int thread) { return thread ^ (thread >> 2 & 2); }
+  // Where the lane's chunks lie among all lanes': so that those that lanes read of others are in
+  // different banks.
+  __device__ static int slot(int lane) { return lane ^ (lane >> 2 & 2); }
 
   // Opaque: what follows from them is computed where it is used, not kept in registers.
   __device__ int i() const { return opaque(lane) % 4; }
@@ -35,7 +35,7 @@ struct MatrixThread : Thread<Access::kChannels, kMatrixChannels, kMatrixPosition
   // Of the warp's first channel.
   __device__ int warp_column() const { return opaque(column) - kMatrixChannels * i(); }
   // Its four neighbouring positions, among all of the tile.
-  __device__ int quad() const { return position_warp * 8 + m(); }
+  __device__ int quad() const { return opaque(position_warp) * 8 + m(); }
 };
 
 template <class S, Access kAccess>
@@ -43,27 +43,29 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
   using Base = Tiles<S, kAccess, MatrixThread>;
 
   // Positions of the lanes i and i + 4, 4 each, of the two channels whose sums the lane has: what
-  // the operands of sums over positions are made of. Others wrote it: __syncwarp before and after.
-  __device__ static __forceinline__ void read_summed(const unsigned char* slot,
+  // the operands of sums over positions are made of. Others wrote it: a barrier before; after it
+  // the products themselves, which take what all lanes have read before any of them goes on.
+  __device__ static __forceinline__ void read_summed(const unsigned char* slot, int tensor,
                                                      const MatrixThread& place,
                                                      float (&x)[2][2][4]) {
-    const int channel = place.summed_channel(), first = opaque(threadIdx.x - place.lane);
+    const int channel = place.summed_channel();
+    const auto* const warp =
+        reinterpret_cast<const typename Base::Chunk*>(slot + tensor * Base::kWarpBytes) -
+        MatrixThread::slot(opaque(place.lane));
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int thread = first + (place.i() + 4 * h) * 4 + channel / 4;
-      const auto* const chunks =
-          reinterpret_cast<const typename Base::Chunk*>(slot) + MatrixThread::slot(thread);
+      const auto* const chunks = warp + MatrixThread::slot((place.i() + 4 * h) * 4 + channel / 4);
       if constexpr (kAccess == Access::kPositions) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
-          unpack<S, 4>(chunks[(channel % 4 + c) * blockDim.x], x[c][h]);
+          unpack<S, 4>(chunks[(channel % 4 + c) * 32], x[c][h]);
         }
       } else {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           float pair[2];
-          unpack<S, 2>(
-              reinterpret_cast<const raw_t<S, 2>*>(chunks + r * blockDim.x)[channel % 4 / 2], pair);
+          unpack<S, 2>(reinterpret_cast<const raw_t<S, 2>*>(chunks + r * 32)[channel % 4 / 2],
+                       pair);
           x[0][h][r] = pair[0];
           x[1][h][r] = pair[1];
         }
@@ -103,7 +105,7 @@ struct SummedWeights {
 
   __device__ SummedWeights(const Geometry& g, const MatrixThread& place, const float* weights,
                            int block) {
-    const int first = place.position_warp * 8 + place.i();
+    const int first = opaque(place.position_warp) * 8 + place.i();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       load_weights<K>(g, place, weights, 8 * block + place.m(), first + 4 * h, value[h]);

@@ -22,30 +22,20 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
-    {
-      T dnu[K][kHeld] = {};
-      typename Tile::Values x, dy;
-      Tile::read_x(slot, rows, x);
-      responsibilities<K>(g, place, x, rows, position, scratch, static_cast<T*>(nullptr));
-      Tile::read_x(slot, rows, x);
-      Tile::read_dy(slot, dy);
-#pragma unroll
-      for (int k = 0; k < K; ++k) posterior_gradient<Tile, K>(x, dy, rows, k, dnu);
-      logit_gradients<K>(g, place, dnu, scratch, mass);
-    }
-    typename Tile::Values x, squares;
-    Tile::read_x(slot, rows, x);
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+    logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, true, scratch, mass);
+    const Tile tile(slot, rows);  // not held beside the sums and what is exchanged
+    T squares[kOwned][kHeld];
 #pragma unroll
     for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
-      for (int r = 0; r < kHeld; ++r) squares[c][r] = x[c][r] * x[c][r];
+      for (int r = 0; r < kHeld; ++r) squares[c][r] = tile.x[c][r] * tile.x[c][r];
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T dlogit[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.dlogit, dlogit);
-      sums.add(k, dlogit, x, squares);
+      load_positions(place, row_of<K>(g, place, scratch.dlogit, k), dlogit);
+      sums.add(k, dlogit, tile.x, squares);
     }
   });
   // Not kept in registers along the sweep, which needs them all.

@@ -18,12 +18,12 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     T values[kOwned][kHeld];
-    W::Tiles::read(slot, values);
+    W::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, values, rows, position, scratch, mass);
+      responsibilities<K>(g, place, values, rows, count, scratch, mass);
     }
     T squares[kOwned][kHeld];
 #pragma unroll
@@ -34,7 +34,7 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
       sums.add(k, nu, values, squares);
     }
   });

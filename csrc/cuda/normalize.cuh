@@ -13,23 +13,23 @@ __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, c
   const W walk(g, slots, sweep);
   const auto& place = walk.place;
   const Coefficients<T, K, 0, 2 * K - 1, kKeepRows<K, kAccess>> rows(table, place.column);
-  const Coefficients<T, K, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> output(table,
+  const Coefficients<T, K, Row<K>::scale(0), 2 * K, kKeepRows<K, kAccess>> affine(table,
                                                                                   place.column);
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count) {
     T values[kOwned][kHeld];
-    W::Tiles::read(slot, values);
+    W::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, values, rows, position, scratch, static_cast<T*>(nullptr));
+      responsibilities<K>(g, place, values, rows, count, scratch, static_cast<T*>(nullptr));
     }
     T out[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, position, scratch.nu, nu);
-      const auto scale = output.row(Row<K>::scale(k)), offset = output.row(Row<K>::offset(k));
+      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      const auto scale = affine.row(Row<K>::scale(k)), offset = affine.row(Row<K>::offset(k));
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) {
 #pragma unroll
@@ -38,7 +38,7 @@ __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, c
         }
       }
     }
-    W::Tiles::write(g, place, y, cursor, position, out);
+    output.write(out);
   });
 }
 

@@ -10,8 +10,10 @@ namespace mixnorm::cuda {
 
 // Threads of a block lie along its channels, `block_groups` of them, and along positions.
 template <class T, int K, Access kAccess>
-struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>> {
-  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>>;
+struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
+                          kOwnParts<T, K, kAccess>> {
+  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
+                      kOwnParts<T, K, kAccess>>;
 
   __device__ OwnThread(const Geometry& g, int channel_block) : Base(g, channel_block) {
     const int rest = g.channels - this->channel;
@@ -31,61 +33,60 @@ struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kA
   }
 };
 
-// Of the tile's, how many the tensor has.
-__device__ __forceinline__ int positions_inside(const Geometry& g, int64_t position) {
-  const int64_t rest = g.positions - position;
-  return rest < g.tile_positions ? static_cast<int>(rest) : g.tile_positions;
-}
-
 template <class S, int K, Access kAccess>
 using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
 
-// Few components have registers for the rows of the thread's channels.
+// Few rows have registers.
 template <int K, int kFirst, int kRows, class Place, class T>
 __device__ __forceinline__ auto own_rows(const T* table, const Place& place) {
-  return Coefficients<T, K, kFirst, kRows, (K <= 4), Place::kOwned>(table, place.column);
+  return Coefficients<T, K, kFirst, kRows, (K <= 4 && kRows <= 24), Place::kOwned>(table,
+                                                                                   place.column);
 }
 
-// nu of one value, 0 outside the tensor. `rows`: at least those of the log-odds.
-template <int K, class Rows, class T>
-__device__ __forceinline__ void own_responsibilities(const Rows& rows, int c, T x, bool inside,
-                                                     T (&nu)[K]) {
-  if constexpr (K == 1) {
-    nu[0] = inside ? T(1) : T(0);
-  } else {
-    nu[0] = 0;
-    T top = 0, total = 0;
+// nu of one value is weight * scale; scale 0 makes it 0. `rows`: at least those of the log-odds.
+template <class T, int K>
+struct OwnResponsibilities {
+  T weight[K], scale;
+
+  template <class Rows>
+  __device__ __forceinline__ OwnResponsibilities(const Rows& rows, int c, T x) {
+    if constexpr (K == 1) {
+      weight[0] = scale = 1;
+    } else {
+      T top = 0;
 #pragma unroll
-    for (int k = 1; k < K; ++k) {
-      const T slope = rows.row(Row<K>::quadratic(k)).value[c] * x;
-      nu[k] =
-          x * (slope + rows.row(Row<K>::linear(k)).value[c]) + rows.row(Row<K>::odds(k)).value[c];
-      top = nu[k] > top ? nu[k] : top;
+      for (int k = 1; k < K; ++k) {
+        const T slope = rows.row(Row<K>::quadratic(k)).value[c] * x;
+        weight[k] =
+            x * (slope + rows.row(Row<K>::linear(k)).value[c]) + rows.row(Row<K>::odds(k)).value[c];
+        top = fmax(top, weight[k]);
+      }
+      weight[0] = device::exponential_below(top);
+      T total = weight[0];
+#pragma unroll
+      for (int k = 1; k < K; ++k) {
+        weight[k] = device::exponential_below(weight[k], top);
+        total += weight[k];
+      }
+      scale = device::reciprocal(total);
     }
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      nu[k] = device::exponential_below(nu[k], top);
-      total += nu[k];
-    }
-    const T scale = inside ? device::reciprocal(total) : T(0);
-#pragma unroll
-    for (int k = 0; k < K; ++k) nu[k] *= scale;
   }
-}
+};
 
-// Of every component and owned channel: sums of w (unless they are 0), w a, w b.
+// Of every component and owned channel: sums of w s (unless they are 0), w s a, w s a b.
 template <class T, int K, int N, bool kMasses = (K > 1)>
 struct OwnSums {
   T mass[K][N] = {};
   T first[K][N] = {};
   T second[K][N] = {};
 
-  __device__ __forceinline__ void add(int c, const T (&w)[K], T a, T b) {
+  __device__ __forceinline__ void add(int c, const T (&w)[K], T s, T a, T b) {
+    const T scaled = s * a, product = scaled * b;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      if constexpr (kMasses) mass[k][c] += w[k];
-      first[k][c] += w[k] * a;
-      second[k][c] += w[k] * b;
+      if constexpr (kMasses) mass[k][c] += w[k] * s;
+      first[k][c] += w[k] * scaled;
+      second[k][c] += w[k] * product;
     }
   }
 };

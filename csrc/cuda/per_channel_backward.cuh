@@ -19,30 +19,65 @@ __device__ void sum_own_output_gradients(const Geometry& g, const GradientTensor
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned, false> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int) {
     T x[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
-    Tiles::read(slot, x);
-    Tiles::read(slot + Tiles::slot_bytes(), dy);
+    Tiles::read(slot, 0, x);
+    Tiles::read(slot, 1, dy);
     centre(x, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
-      const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
-        T nu[K];
-        own_responsibilities<K>(rows, c, x[c][r], inside, nu);
-        sums.add(c, nu, dy[c][r], dy[c][r] * x[c][r]);
+        // dy is 0 outside the tensor, which keeps what x' is there out of the sums.
+        const OwnResponsibilities<T, K> nu(rows, c, x[c][r]);
+        sums.add(c, nu.weight, nu.scale, dy[c][r], x[c][r]);
       }
     }
   });
   store_own_sums<K>(g, place, sums, exchange, partials, walk.chunk);
 }
 
+// One element's dx = sum nu (alpha dy + a + 2 b x' + pull (linear + 2 quadratic x')), where
+// pull = dnu - sum nu dnu is 0 without `logits`. kMoments: of statistics that depend on x.
+template <class T, int K, bool kMoments>
+struct OwnGradient {
+  T dx = 0, pull[K];
+
+  template <class Rows>
+  __device__ __forceinline__ OwnGradient(const Rows& rows, int c, T x, T dy,
+                                         const OwnResponsibilities<T, K>& nu, bool logits) {
+    const auto at = [&](int row) { return rows.row(row).value[c]; };
+    T slope[K], average = 0;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      slope[k] = at(Row<K>::scale(k)) * dy;
+      T rest = at(Row<K>::offset(k)) * dy;
+      if constexpr (kMoments) {
+        slope[k] += at(Row<K>::moment_quadratic(k)) * x + at(Row<K>::moment_linear(k));
+        rest += at(Row<K>::moment_constant(k));
+      }
+      pull[k] = x * slope[k] + rest;
+      if constexpr (kMoments) slope[k] += at(Row<K>::moment_quadratic(k)) * x;
+      average += nu.weight[k] * pull[k];
+    }
+    average *= nu.scale;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      pull[k] = logits ? pull[k] - average : T(0);
+      if (k > 0) {
+        const T bent = at(Row<K>::quadratic(k)) * x;
+        slope[k] += pull[k] * (bent + (bent + at(Row<K>::linear(k))));
+      }
+      dx += nu.weight[k] * slope[k];
+    }
+    dx *= nu.scale;
+  }
+};
+
 // dx; with `learned` also the sums of dlogit, dlogit x', dlogit x'^2.
 template <class S, int K, Access kAccess, class T = accumulation_t<S>>
 __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& tensors,
-                                  const T* table, bool responsibility_grad, bool learned,
+                                  const T* table, bool logits, bool learned,
                                   const Partials<T>& partials, T* exchange, unsigned char* slots,
                                   int sweep) {
   using Walk = WalkOver<OwnTiles<S, K, kAccess>>;
@@ -53,55 +88,76 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
   const auto rows = own_rows<K, 0, Row<K>::scale_sum(0)>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
     T values[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
-    Tiles::read(slot, values);
-    Tiles::read(slot + Tiles::slot_bytes(), dy);
+    Tiles::read(slot, 0, values);
+    Tiles::read(slot, 1, dy);
     centre(values, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
-      const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
-        const auto at = [&](int row) { return rows.row(row).value[c]; };
-        const T x = values[c][r], gradient = dy[c][r];
-        T nu[K], dnu[K], average = 0, dx = 0;
-        own_responsibilities<K>(rows, c, x, inside, nu);
-#pragma unroll
-        for (int k = 0; k < K; ++k) {
-          const T scale = at(Row<K>::scale(k));
-          const T bent = at(Row<K>::moment_quadratic(k)) * x;
-          const T slope = bent + at(Row<K>::moment_linear(k));
-          dx += nu[k] * (scale * gradient + (bent + slope));
-          dnu[k] = gradient * (scale * x + at(Row<K>::offset(k))) +
-                   (x * slope + at(Row<K>::moment_constant(k)));
-          average += nu[k] * dnu[k];
-        }
-        if (K > 1 && responsibility_grad) {
+        const T x = values[c][r];
+        const OwnResponsibilities<T, K> nu(rows, c, x);
+        const OwnGradient<T, K, true> gradient(rows, c, x, dy[c][r], nu, logits);
+        if (learned) {
           T dlogit[K];
-          dlogit[0] = nu[0] * (dnu[0] - average);
 #pragma unroll
-          for (int k = 1; k < K; ++k) {
-            dlogit[k] = nu[k] * (dnu[k] - average);
-            const T bent = at(Row<K>::quadratic(k)) * x;
-            dx += dlogit[k] * (bent + (bent + at(Row<K>::linear(k))));
-          }
-          if (learned) sums.add(c, dlogit, x, x * x);
+          for (int k = 0; k < K; ++k) dlogit[k] = nu.weight[k] * gradient.pull[k];
+          sums.add(c, dlogit, place.inside(r, count) ? nu.scale : T(0), x, x);
         }
-        values[c][r] = dx;
+        values[c][r] = gradient.dx;
       }
     }
-    Tiles::write(g, place, tensors.dx, cursor, position, values);
+    output.write(values);
   });
   if (!learned) return;
-  // Computed again: the sweep has no register for it.
-  const int chunk = chunk_of(g, opaque(blockIdx.x));
-  store_own_sums<K>(g, place, sums, exchange, partials, chunk);
+  // Not kept in registers along the sweep, which needs them all.
+  const Walk after(g, slots, sweep);
+  store_own_sums<K>(g, after.place, sums, exchange, partials, after.chunk);
 }
 
-// After the steps of BackwardStep, where a mixture is learned.
-constexpr int kMergeOwnMixture = kBackwardSteps;
+// dx of eval, which needs none of the sums of nu dy and nu dy x': both in one sweep.
+template <class S, int K, Access kAccess, class T = accumulation_t<S>>
+__device__ void differentiate_own_evaluation(const Geometry& g, const GradientTensors<T>& tensors,
+                                             const T* table, bool logits,
+                                             const Partials<T>& partials, T* exchange,
+                                             unsigned char* slots) {
+  using Walk = WalkOver<OwnTiles<S, K, kAccess>>;
+  using Tiles = typename Walk::Tiles;
+  using Place = typename Tiles::Place;
+  const Walk walk(g, slots, 0);
+  const Place& place = walk.place;
+  const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
+  OwnSums<T, K, Place::kOwned, false> sums;
+  const Tensor walked[] = {tensors.x, tensors.dy};
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int) {
+    T values[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
+    Tiles::read(slot, 0, values);
+    Tiles::read(slot, 1, dy);
+    centre(values, rows.row(Row<K>::kShift));
+#pragma unroll
+    for (int r = 0; r < Place::kHeld; ++r) {
+#pragma unroll
+      for (int c = 0; c < Place::kOwned; ++c) {
+        const T x = values[c][r];
+        const OwnResponsibilities<T, K> nu(rows, c, x);
+        // dy is 0 outside the tensor, as in sum_own_output_gradients.
+        sums.add(c, nu.weight, nu.scale, dy[c][r], x);
+        values[c][r] = OwnGradient<T, K, false>(rows, c, x, dy[c][r], nu, logits).dx;
+      }
+    }
+    output.write(values);
+  });
+  const Walk after(g, slots, 0);
+  store_own_sums<K>(g, after.place, sums, exchange, partials, after.chunk);
+}
+
+// Of eval there are no steps after kMergeOutputGradients; where a mixture is learned, there is one
+// after those of BackwardStep.
+constexpr int own_backward_steps(bool constant_statistics, bool learned) {
+  return constant_statistics ? kDifferentiateInput : kBackwardSteps + learned;
+}
 
 template <class S, int K, Access kAccess>
 __global__ void __launch_bounds__(kOwnThreads,
@@ -121,6 +177,9 @@ __global__ void __launch_bounds__(kOwnThreads,
     if (step == kPrepareTables) {
       const Start<T> start{a.mixture, a.statistics, a.affine, a.eps, a.mixing_scale};
       prepare<S, K>(g, p.tensors.x, start, p.table, scratch.doubles());
+    } else if (step == kSumOutputGradients && a.constant_statistics) {
+      differentiate_own_evaluation<S, K, kAccess>(g, p.tensors, p.table, logits, p.partials,
+                                                  scratch.exchange, shared);
     } else if (step == kSumOutputGradients) {
       sum_own_output_gradients<S, K, kAccess>(g, p.tensors, p.table, p.partials, scratch.exchange,
                                               shared, 0);

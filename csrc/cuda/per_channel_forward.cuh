@@ -18,20 +18,18 @@ __device__ void sum_own_moments(const Geometry& g, const Tensor& x, const T* tab
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor&, int64_t position) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     T values[Place::kOwned][Place::kHeld];
-    Walk::Tiles::read(slot, values);
+    Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
-    const int count = positions_inside(g, position);
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
       const bool inside = place.inside(r, count);
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
-        T nu[K];
         const T value = values[c][r];
-        own_responsibilities<K>(rows, c, value, inside, nu);
-        sums.add(c, nu, value, value * value);
+        const OwnResponsibilities<T, K> nu(rows, c, value);
+        sums.add(c, nu.weight, inside ? nu.scale : T(0), value, value);
       }
     }
   });
@@ -47,26 +45,26 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
   const Place& place = walk.place;
   const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, [&](unsigned char* slot, const Cursor& cursor, int64_t position) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int) {
     T values[Place::kOwned][Place::kHeld];
-    Walk::Tiles::read(slot, values);
+    Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
 #pragma unroll
     for (int r = 0; r < Place::kHeld; ++r) {
 #pragma unroll
       for (int c = 0; c < Place::kOwned; ++c) {
-        T nu[K], y = 0;
+        T y = 0;
         const T value = values[c][r];
-        own_responsibilities<K>(rows, c, value, true, nu);
+        const OwnResponsibilities<T, K> nu(rows, c, value);
 #pragma unroll
         for (int k = 0; k < K; ++k) {
           const T scaled = rows.row(Row<K>::scale(k)).value[c] * value;
-          y += nu[k] * (scaled + rows.row(Row<K>::offset(k)).value[c]);
+          y += nu.weight[k] * (scaled + rows.row(Row<K>::offset(k)).value[c]);
         }
-        values[c][r] = y;
+        values[c][r] = y * nu.scale;
       }
     }
-    Walk::Tiles::write(g, place, y, cursor, position, values);
+    output.write(values);
   });
 }
 

@@ -64,43 +64,70 @@ __device__ __forceinline__ int row_width(const Geometry& g) {
   return K > 4 ? opaque(g.tile_positions) : g.tile_positions;
 }
 
-// Sums partial[k][r] over the lanes of a warp that share the position, and leaves one row of the
-// exchange for every warp: [group slot][k][channel warp][tile position]. Ends with a barrier.
-template <int kCount, class Place, class T, int kHeld>
+// The exchange: [group slot][channel warp][32 positions][row][position of those], so that the rows
+// of a position are at distances known to the compiler.
+template <int kRows>
+__device__ __forceinline__ int exchange_width(const Geometry& g) {
+  return (g.tile_positions + 31) / 32 * 32 * kRows;
+}
+template <int kRows>
+__device__ __forceinline__ int exchange_place(int p) {
+  return p + p / 32 * 32 * (kRows - 1);
+}
+
+// Sums partial[row][r] over the lanes of a warp that share the position, and leaves them in the
+// exchange. Ends with a barrier.
+template <int kRows, class Place, class T, int kHeld>
 __device__ __forceinline__ void exchange_positions(const Geometry& g, const Place& place,
-                                                   T (&partial)[kCount][kHeld], T* exchange) {
+                                                   T (&partial)[kRows][kHeld], T* exchange) {
   for (int offset = place.channel_step; offset < place.channel_step * g.channel_lanes;
        offset <<= 1) {
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int r = 0; r < kHeld; ++r) {
-        partial[k][r] += __shfl_xor_sync(kFullWarp, partial[k][r], offset);
+        partial[i][r] += __shfl_xor_sync(kFullWarp, partial[i][r], offset);
       }
     }
   }
   if (place.channel_lane == 0) {
-    const int width = row_width<kCount>(g);
+    T* const own = exchange + (place.group_slot * g.channel_warps + place.channel_warp) *
+                                  exchange_width<kRows>(g);
+    if constexpr (Place::kTogether) {
+      T* const to = own + exchange_place<kRows>(place.position(0));
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) {
-      T* const row =
-          exchange +
-          ((place.group_slot * kCount + k) * g.channel_warps + place.channel_warp) * width;
-      store_positions(place, partial[k], row);
+      for (int i = 0; i < kRows; ++i) {
+        Columns<T, kHeld> together;
+#pragma unroll
+        for (int r = 0; r < kHeld; ++r) together.value[r] = partial[i][r];
+        *reinterpret_cast<Columns<T, kHeld>*>(to + 32 * i) = together;
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        T* const to = own + exchange_place<kRows>(place.position(r));
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) to[32 * i] = partial[i][r];
+      }
     }
   }
   __syncthreads();
 }
 
-template <int K, class T>
-__device__ __forceinline__ T exchanged(const Geometry& g, const T* exchange, int row, int p) {
-  const T* const from = exchange + row * g.channel_warps * g.tile_positions + p;
-  T sum = from[0];
-  // Many components have no registers for several loads at once.
-  [[maybe_unused]] constexpr int kUnroll = K > 4 ? 1 : 4;
-#pragma unroll kUnroll
-  for (int w = 1; w < g.channel_warps; ++w) sum += from[w * g.tile_positions];
-  return sum;
+// The sums over the group's channels, of position p.
+template <int kRows, class Place, class T>
+__device__ __forceinline__ void exchanged(const Geometry& g, const Place& place, const T* exchange,
+                                          int p, T (&sums)[kRows]) {
+  const int width = exchange_width<kRows>(g);
+  const T* from = exchange + place.group_slot * g.channel_warps * width + exchange_place<kRows>(p);
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) sums[i] = from[32 * i];
+#pragma unroll 1
+  for (int w = 1; w < g.channel_warps; ++w) {
+    from += width;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) sums[i] += from[32 * i];
+  }
 }
 
 // From log-odds to responsibilities, in place. A component without weight (padding) has log-odds of
@@ -109,28 +136,23 @@ template <int K, class T>
 __device__ __forceinline__ void softmax(T (&values)[K]) {
   T top = values[0];
 #pragma unroll
-  for (int k = 1; k < K; ++k) top = values[k] > top ? values[k] : top;
+  for (int k = 1; k < K; ++k) top = fmax(top, values[k]);
   T total = 0;
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    values[k] = device::exponential(values[k] - top);
+    values[k] = device::exponential_below(values[k], top);
     total += values[k];
   }
-  const T inverse = T(1) / total;
+  const T inverse = device::reciprocal(total);
 #pragma unroll
   for (int k = 0; k < K; ++k) values[k] *= inverse;
 }
 
-// Leaves nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds it to the
-// thread's share of `mass` unless that is null. Rows of `odds` are Row<K>::quadratic and linear.
-// Ends with a barrier.
-template <int K, class Place, class T, int N, int kHeld, class Odds>
-__device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
-                                                 const T (&x)[N][kHeld], const Odds& odds,
-                                                 int64_t position, const Scratch<T, K>& scratch,
-                                                 T* mass) {
-  static_assert(K > 1, "a single component's are 1");
-  T partial[K - 1][kHeld] = {};
+// The thread's parts of the log-odds, without their constants. Rows of `odds` are Row<K>::quadratic
+// and linear.
+template <int K, class T, int N, int kHeld, class Odds, int kCount>
+__device__ __forceinline__ void add_log_odds(const T (&x)[N][kHeld], const Odds& odds,
+                                             T (&partial)[kCount][kHeld]) {
 #pragma unroll
   for (int k = 1; k < K; ++k) {
     const auto quadratic = odds.row(Row<K>::quadratic(k)), linear = odds.row(Row<K>::linear(k));
@@ -142,27 +164,44 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
       }
     }
   }
-  exchange_positions(g, place, partial, scratch.exchange);
+}
+
+// nu of one position from its log-odds, the first of `sums`.
+template <int K, class Place, class T, int kRows>
+__device__ __forceinline__ void position_responsibilities(const Geometry& g, const Place& place,
+                                                          const T (&sums)[kRows],
+                                                          const Scratch<T, K>& scratch,
+                                                          T (&nu)[K]) {
   const T* const constants = scratch.constants + place.group_slot * K;
+  nu[0] = 0;
+#pragma unroll
+  for (int k = 1; k < K; ++k) nu[k] = sums[k - 1] + constants[k - 1];
+  softmax<K>(nu);
+  if (g.components == 1) {
+    // In a kernel for more: what is not finite in one channel must not reach the others.
+#pragma unroll
+    for (int k = 0; k < K; ++k) nu[k] = k == 0 ? T(1) : T(0);
+  }
+}
+
+// Leaves nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds it to the
+// thread's share of `mass` unless that is null. Ends with a barrier.
+template <int K, class Place, class T, int N, int kHeld, class Odds>
+__device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
+                                                 const T (&x)[N][kHeld], const Odds& odds,
+                                                 int count, const Scratch<T, K>& scratch, T* mass) {
+  static_assert(K > 1, "a single component's are 1");
+  T partial[K - 1][kHeld] = {};
+  add_log_odds<K>(x, odds, partial);
+  exchange_positions(g, place, partial, scratch.exchange);
   for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
-    T nu[K];
-    nu[0] = 0;
-#pragma unroll
-    for (int k = 1; k < K; ++k) {
-      nu[k] = exchanged<K>(g, scratch.exchange, place.group_slot * (K - 1) + k - 1, p) +
-              constants[k - 1];
-    }
-    softmax<K>(nu);
-    if (g.components == 1) {
-      // In a kernel for more: what is not finite in one channel must not reach the others.
-#pragma unroll
-      for (int k = 0; k < K; ++k) nu[k] = k == 0 ? T(1) : T(0);
-    }
-    const bool inside = position + p < g.positions;
+    T sums[K - 1], nu[K];
+    exchanged(g, place, scratch.exchange, p, sums);
+    position_responsibilities(g, place, sums, scratch, nu);
     T* const out = scratch.nu + place.group_slot * K * g.tile_positions + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const T value = inside ? nu[k] : T(0);
+      const T value = p < count ? nu[k] : T(0);
       out[k * g.tile_positions] = value;
       if (mass != nullptr) mass[k] += value;
     }
@@ -170,18 +209,24 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
   __syncthreads();
 }
 
+// Component k's row of nu or dlogit.
+template <int K, class Place, class T>
+__device__ __forceinline__ const T* row_of(const Geometry& g, const Place& place, const T* rows,
+                                           int k) {
+  return rows + (place.group_slot * K + k) * row_width<K>(g);
+}
+
 // nu of component k at the thread's positions.
 template <int K, class Place, class T, int kHeld>
 __device__ __forceinline__ void load_responsibility(const Geometry& g, const Place& place, int k,
-                                                    int64_t position, const T* nu,
-                                                    T (&out)[kHeld]) {
+                                                    int count, const T* nu, T (&out)[kHeld]) {
   if constexpr (K == 1) {
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {
-      out[r] = position + place.position(r) < g.positions ? T(1) : T(0);
+      out[r] = place.position(r) < count ? T(1) : T(0);
     }
   } else {
-    load_positions(place, nu + (place.group_slot * K + k) * row_width<K>(g), out);
+    load_positions(place, row_of<K>(g, place, nu, k), out);
   }
 }
 

@@ -51,40 +51,52 @@ struct WalkOver {
   bool loaded;  // resident tiles are in their slots
   bool up;
 
-  // Calls body(slot, cursor, first position of the tile) for every tile; the slot holds the
-  // thread's part of each of the kTensors tensors, one after the other.
+  // Calls body(slot, output, count) for every part of every tile: the thread's own slot with what
+  // it has of the tensors, its place in `written`, and how many positions exist from the part's
+  // first.
   template <int kTensors, class Body>
-  __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], Body&& body) const {
-    const int tensor_bytes = Tiles::slot_bytes();
+  __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], const Tensor& written,
+                        Body&& body) const {
+    using Output = typename Tiles::Output;
+    const int stage_bytes = kTensors * Tiles::slot_bytes();
+    unsigned char* const own = slots + Tiles::own_slot(place, kTensors);
     const int count = residency.count;
-    const auto move = [&](Cursor& cursor) {
-      if (up) {
-        cursor.move(g.tile_step, g.length);
-      } else {
-        cursor.move_back(g.tile_step, g.length);
-      }
-    };
-    const auto position_of = [&](int tile) { return (residency.first + tile) * g.tile_positions; };
-    // Of the tile that is worked on, once there is one: the loads run ahead of it.
-    Cursor here(position_of(up ? 1 - kStages : count + kStages - 2) + place.position(0), g.length);
+    // Of the chunk's positions, those from a tile's first on.
+    const int64_t first = residency.first * g.tile_positions;
+    const int64_t rest = g.positions - first;
+    const int64_t most = int64_t(count) * g.tile_positions;
+    const int positions = static_cast<int>(rest < most ? rest : most);
+    const auto positions_from = [&](int tile) { return positions - tile * g.tile_positions; };
+
+    const Tensor outputs[] = {written};
+    const typename Tiles::template Route<kTensors> in(g, tensors, up);
+    const typename Tiles::template Route<1> out(g, outputs, up);
+    // Results lie where the loads were some tiles ago.
+    const int64_t behind = first + place.position(0) +
+                           int64_t(up ? 1 - kStages : count + kStages - 2) * g.tile_positions;
+    Spot<1> here = out.at(place, behind, 0);
+    Spot<kTensors> ahead = in.at(place, behind, kStages - 1);
     for (int i = 0; i < count + kStages - 1; ++i) {
       const int tile = up ? i : count - 1 - i;
       if (i < count && residency.must_load(tile, loaded)) {
-        Cursor ahead = here;
-        for (int stage = 1; stage < kStages; ++stage) move(ahead);
-        unsigned char* const slot = slots + residency.slot(tile) * kTensors * tensor_bytes;
-#pragma unroll
-        for (int t = 0; t < kTensors; ++t) {
-          Tiles::copy(g, place, tensors[t], ahead, position_of(tile), slot + t * tensor_bytes);
-        }
+        Tiles::copy(place, in, ahead, positions_from(tile),
+                    own + residency.slot(tile) * stage_bytes);
       }
       __pipeline_commit();  // also where nothing was copied: the wait below counts commits
       if (i >= kStages - 1) {
         __pipeline_wait_prior(kStages - 1);
-        const int ready = up ? i - (kStages - 1) : count - 1 - (i - (kStages - 1));
-        body(slots + residency.slot(ready) * kTensors * tensor_bytes, here, position_of(ready));
+        const int ready = up ? tile - (kStages - 1) : tile + (kStages - 1);
+        unsigned char* slot = own + residency.slot(ready) * stage_bytes;
+        Output output{place, out, here, positions_from(ready)};
+#pragma unroll 1
+        for (int part = 0; part < Tiles::Place::kParts; ++part) {
+          body(slot, output, output.count);
+          slot += Tiles::kPartBytes;
+          output.count -= place.part_step();
+        }
       }
-      move(here);
+      in.next_tile(ahead);
+      out.next_tile(here);
     }
   }
 };

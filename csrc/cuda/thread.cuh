@@ -29,10 +29,10 @@ __device__ __forceinline__ int grid_blocks() {
 #endif
 }
 
-// kOwned channels and kHeld positions.
-template <Access kAccess, int kOwned_, int kHeld_>
+// kOwned channels and, in each of kParts, kHeld positions.
+template <Access kAccess, int kOwned_, int kHeld_, int kParts_ = 1>
 struct Thread {
-  static constexpr int kOwned = kOwned_, kHeld = kHeld_;
+  static constexpr int kOwned = kOwned_, kHeld = kHeld_, kParts = kParts_;
   static constexpr bool kTogether = kAccess != Access::kElements;  // positions are neighbours
 
   int lane, warp;
@@ -75,14 +75,18 @@ struct Thread {
     return 32 * g.channel_warps * g.position_warps;
   }
 
-  // Whose place among the chunks of all threads is the thread's.
-  __device__ static int slot(int thread) { return thread; }
+  // Whose place among the chunks of a warp's lanes is the lane's.
+  __device__ static int slot(int lane) { return lane; }
 
-  // Of the thread's position r, within the tile.
+  // Of the first part's position r, within the tile.
   __device__ int position(int r) const {
     if constexpr (kAccess == Access::kElements) return r * position_lanes + position_lane;
-    if constexpr (kAccess == Access::kChannels) return position_lane * kHeld + r;
+    if constexpr (kAccess == Access::kChannels) return position_lane * kHeld * kParts + r;
     return (r / 4 * position_lanes + position_lane) * 4 + r % 4;
+  }
+  // From a part to the next.
+  __device__ int part_step() const {
+    return kAccess == Access::kChannels ? kHeld : kHeld * position_lanes;
   }
 };
 

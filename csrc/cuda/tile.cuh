@@ -3,38 +3,9 @@
 // and every access to shared memory is free of bank conflicts, whatever the layout.
 #pragma once
 
-#include "cuda/chunk.cuh"
-#include "cuda/thread.cuh"
+#include "cuda/route.cuh"
 
 namespace mixnorm::cuda {
-
-// A position as (sample, place in its row), moved by constant steps without divisions.
-struct Cursor {
-  int64_t n, l;
-
-  __device__ Cursor(int64_t position, int64_t length) {
-    const RowStep from_start = row_step(position, length);
-    n = from_start.n;
-    l = from_start.l;
-  }
-  __device__ __forceinline__ void move(const RowStep& step, int64_t length) {
-    n += step.n;
-    l += step.l;
-    if (l >= length) {
-      l -= length;
-      ++n;
-    }
-  }
-  __device__ __forceinline__ void move_back(const RowStep& step, int64_t length) {
-    n -= step.n;
-    l -= step.l;
-    if (l < 0) {
-      l += length;
-      --n;
-    }
-  }
-  __device__ __forceinline__ int64_t offset(const Strides& s) const { return n * s.n + l * s.l; }
-};
 
 // kOwned channels and kHeld positions of a thread, which Place says.
 template <class S, Access kAccess, class Place_>
@@ -51,88 +22,70 @@ struct Tiles {
   static constexpr int kChunks = kOwned * kHeld / kWidth;
   using Chunk = raw_t<S, kWidth>;
 
-  __device__ static int slot_bytes() { return kChunks * blockDim.x * sizeof(Chunk); }
+  // Of one tensor: of the block, of a warp, whose slots of all tensors lie together, and of a part.
+  __device__ static int slot_bytes() {
+    return Place::kParts * kChunks * blockDim.x * sizeof(Chunk);
+  }
+  static constexpr int kPartBytes = kChunks * 32 * sizeof(Chunk);
+  static constexpr int kWarpBytes = Place::kParts * kPartBytes;
+  // The thread's first chunk in the block's slots of so many tensors.
+  __device__ static int own_slot(const Place& place, int tensors) {
+    return place.warp * tensors * kWarpBytes + Place::slot(place.lane) * sizeof(Chunk);
+  }
 
-  // Calls f(chunk, element offset, exists) for every chunk of the thread. `position`: of the tile.
-  template <class F>
-  __device__ static __forceinline__ void for_chunks(const Geometry& g, const Place& place,
-                                                    const Strides& s, Cursor cursor,
-                                                    int64_t position, F&& f) {
-    const int64_t channels = place.channel * s.c;
-    if constexpr (kAccess == Access::kPositions) {
+  // `slot` is the thread's own from here on.
+  __device__ static __forceinline__ Chunk* chunk_at(unsigned char* slot, int tensor, int chunk) {
+    return reinterpret_cast<Chunk*>(slot + tensor * kWarpBytes) + chunk * 32;
+  }
+
+  template <int kTensors>
+  using Route = cuda::Route<S, kAccess, Place, kTensors>;
+
+  template <int kTensors>
+  __device__ static __forceinline__ void copy(const Place& place, const Route<kTensors>& route,
+                                              Spot<kTensors> here, int count, unsigned char* slot) {
 #pragma unroll
-      for (int r = 0; r < kHeld; r += kWidth) {
-        const int64_t offset = channels + cursor.offset(s);
-        const bool inside = position + place.position(r) < g.positions;
+    for (int part = 0; part < Place::kParts; ++part) {
+      route.for_chunks(
+          place, here, count, [&](int chunk, const int64_t (&bytes)[kTensors], bool exists) {
 #pragma unroll
-        for (int c = 0; c < kOwned; ++c) {
-          f(c * kHeld / kWidth + r / kWidth, offset + c * s.c, inside && c < place.owned);
-        }
-        if constexpr (kHeld > kWidth) cursor.move(g.lane_step, g.length);
-      }
-    } else if constexpr (kAccess == Access::kChannels) {
-      // Samples are joined: a position is its place in the one row.
-      const int64_t offset = channels + (position + place.position(0)) * s.l;
-#pragma unroll
-      for (int r = 0; r < kHeld; ++r) {
-        const bool inside = position + place.position(r) < g.positions;
-        f(r, offset + r * s.l, inside && place.owned == kOwned);
-      }
-    } else {
-#pragma unroll
-      for (int r = 0; r < kHeld; ++r) {
-        const int64_t offset = channels + cursor.offset(s);
-        const bool inside = position + place.position(r) < g.positions;
-#pragma unroll
-        for (int c = 0; c < kOwned; ++c) {
-          f(c * kHeld + r, offset + c * s.c, inside && c < place.owned);
-        }
-        cursor.move(g.lane_step, g.length);
-      }
+            for (int t = 0; t < kTensors; ++t) {
+              copy_async(chunk_at(slot, t, chunk), reinterpret_cast<const void*>(bytes[t]), exists);
+            }
+          });
+      slot += kPartBytes;
+      count -= place.part_step();
     }
   }
 
-  __device__ static __forceinline__ Chunk* chunk_at(unsigned char* slot, int chunk) {
-    return reinterpret_cast<Chunk*>(slot) + chunk * blockDim.x + Place::slot(threadIdx.x);
-  }
-
-  __device__ static __forceinline__ void copy(const Geometry& g, const Place& place,
-                                              const Tensor& tensor, const Cursor& cursor,
-                                              int64_t position, unsigned char* slot) {
-    const S* const data = static_cast<const S*>(tensor.data);
-    for_chunks(g, place, tensor.strides, cursor, position,
-               [&](int chunk, int64_t offset, bool exists) {
-                 copy_async(chunk_at(slot, chunk), data + offset, exists);
-               });
-  }
-
-  __device__ static __forceinline__ void read(unsigned char* slot, T (&x)[kOwned][kHeld]) {
+  __device__ static __forceinline__ void read(unsigned char* slot, int tensor,
+                                              T (&x)[kOwned][kHeld]) {
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {
       T values[kWidth];
-      unpack<S, kWidth>(*chunk_at(slot, chunk), values);
+      unpack<S, kWidth>(*chunk_at(slot, tensor, chunk), values);
 #pragma unroll
       for (int w = 0; w < kWidth; ++w) x[channel_of(chunk, w)][position_of(chunk, w)] = values[w];
     }
   }
 
-  __device__ static __forceinline__ void write(const Geometry& g, const Place& place,
-                                               const Tensor& tensor, const Cursor& cursor,
-                                               int64_t position, const T (&y)[kOwned][kHeld]) {
-    S* const data = static_cast<S*>(const_cast<void*>(tensor.data));
-    for_chunks(g, place, tensor.strides, cursor, position,
-               [&](int chunk, int64_t offset, bool exists) {
-                 T values[kWidth];
+  // A thread's place in the tensor that a sweep writes, part by part.
+  struct Output {
+    const Place& place;
+    const Route<1>& route;
+    Spot<1> here;
+    int count;
+
+    __device__ __forceinline__ void write(const T (&y)[kOwned][kHeld]) {
+      route.for_chunks(place, here, count, [&](int chunk, const int64_t (&bytes)[1], bool exists) {
+        T values[kWidth];
 #pragma unroll
-                 for (int w = 0; w < kWidth; ++w) {
-                   values[w] = y[channel_of(chunk, w)][position_of(chunk, w)];
-                 }
-                 // Read by another kernel if at all: keep the cache for x.
-                 if (exists) {
-                   __stcs(reinterpret_cast<Chunk*>(data + offset), pack<S, kWidth>(values));
-                 }
-               });
-  }
+        for (int w = 0; w < kWidth; ++w) values[w] = y[channel_of(chunk, w)][position_of(chunk, w)];
+        // Read by another kernel if at all: keep the cache for x.
+        if (exists) __stcs(reinterpret_cast<Chunk*>(bytes[0]), pack<S, kWidth>(values));
+      });
+    }
+  };
 
  private:
   __device__ static constexpr int channel_of(int chunk, int w) {

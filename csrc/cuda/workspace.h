@@ -1,7 +1,6 @@
 // The caller's workspace, handed out piece by piece; without memory, only counted.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -45,19 +44,17 @@ struct Buffers {
 // Of a problem that is supported; else 0.
 inline size_t workspace_bytes(const Input& x, int64_t components, int64_t groups,
                               const DeviceLimits& limits) {
-  size_t bytes = 0;
-  for (const bool matrix : {false, true}) {
-    const Cut c = cut(x, {}, components, groups, limits, {.matrix = matrix});
-    if (!c.supported) return 0;
-    Workspace workspace(nullptr);
-    if (x.scalar == Scalar::kDouble) {
-      Buffers<double>(workspace, c);
-    } else {
-      Buffers<float>(workspace, c);
-    }
-    bytes = std::max(bytes, workspace.used());
+  Cut c = cut(x, {}, components, groups, limits);
+  if (!c.supported) return 0;
+  Cut matrix = cut(x, {}, components, groups, limits, {.matrix = true});
+  share_workspace(c, matrix);
+  Workspace workspace(nullptr);
+  if (x.scalar == Scalar::kDouble) {
+    Buffers<double>(workspace, c);
+  } else {
+    Buffers<float>(workspace, c);
   }
-  return bytes;
+  return workspace.used();
 }
 
 }  // namespace mixnorm::cuda

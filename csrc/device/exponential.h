@@ -39,6 +39,16 @@ MIXNORM_HOST_DEVICE float exponential_below(float x, float top) {
 }
 MIXNORM_HOST_DEVICE double exponential_below(double x, double top) { return std::exp(x - top); }
 
+// Likewise of x = 0.
+MIXNORM_HOST_DEVICE float exponential_below(float top) {
+#if defined(__CUDA_ARCH__)
+  return exp2_of(-1.4426950408889634f * top);
+#else
+  return std::exp(-top);
+#endif
+}
+MIXNORM_HOST_DEVICE double exponential_below(double top) { return std::exp(-top); }
+
 // Of a sum of such: 1 to kMaxComponents. On a GPU the float one is off by 1 unit.
 MIXNORM_HOST_DEVICE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)

@@ -131,6 +131,20 @@ int main() {
       check<double>({3, 9, 20, 3, 3}, layout, family, Mode::kLearned);
     }
   }
+  // Many components, by matrix products: padded components, lanes without channels, groups.
+  for (const Family family : families) {
+    for (const Layout layout : {Layout::kPositions, Layout::kChannels}) {
+      for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {
+        check<float>({3, 24, 20, 8, 1}, layout, family, mode);
+      }
+      check<float>({2, 20, 36, 9, 1}, layout, family, Mode::kLearned);
+      check<float>({2, 5, 44, 5, 1}, layout, family, Mode::kLearned);
+      check<float>({2, 60, 8, 16, 3}, layout, family, Mode::kLearned);
+      check<float>({4, 128, 12, 6, 1}, layout, family, Mode::kTraining);
+      check<__half>({2, 200, 12, 8, 1}, layout, family, Mode::kTraining);
+      check<__nv_bfloat16>({3, 24, 20, 12, 1}, layout, family, Mode::kTraining);
+    }
+  }
   // One mixture per channel.
   for (const Family family : families) {
     for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {

@@ -148,7 +148,8 @@ def test_what_is_not_finite_stays_in_its_channel(
     p.x[2, 5, 3, 3] = value
     for name, found in p.operators(em_iters=1).items():
         if name in ("y", "dx", "eval y", "eval dx"):
-            assert not found[2, 5, 3, 3].isfinite(), name
+            if not (name == "eval dx" and components == 1):  # which depends on dy alone
+                assert not found[2, 5, 3, 3].isfinite(), name
             assert found[:, :5].isfinite().all(), name
         elif found.shape == (6, components):
             assert found[:5].isfinite().all(), name

@@ -35,6 +35,7 @@ def results(
     monkeypatch: pytest.MonkeyPatch,
     shape: tuple[int, ...] = (3, 17, 9, 9),
     groups: int = 1,
+    components: int = 3,
     **options: bool,
 ) -> dict[str, Tensor]:
     if family == "general":  # what the others do not serve
@@ -42,7 +43,7 @@ def results(
         problem = Problem(shape, 9, groups, dtype=torch.float64, emulated=True, **options)
     else:
         monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
-        problem = Problem(shape, 3, groups, emulated=True, **options)
+        problem = Problem(shape, components, groups, emulated=True, **options)
     return problem.operators(em_iters=1)
 
 
@@ -57,6 +58,18 @@ def test_same_bits_under_every_schedule(
     for seed in range(1, 6):
         torch.ops.mixnorm_emulated.schedule(seed)
         again = results(family, *case, channels_last=channels_last)
+        for name, value in first.items():
+            assert torch.equal(again[name], value), f"{name}, seed {seed}"
+
+
+@pytest.mark.parametrize("family", ["streaming", "resident", "cluster", "small"])
+def test_same_bits_of_matrix_products(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes read what others hold, and go on at their own pace."""
+    case = (monkeypatch, (2, 20, 8, 48), 1, 8)
+    first = results(family, *case)
+    for seed in range(1, 4):
+        torch.ops.mixnorm_emulated.schedule(seed)
+        again = results(family, *case)
         for name, value in first.items():
             assert torch.equal(again[name], value), f"{name}, seed {seed}"
 
@@ -125,15 +138,14 @@ def test_a_device_without_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
 def noticed(
     family: str,
     monkeypatch: pytest.MonkeyPatch,
-    shape: tuple[int, ...],
-    groups: int,
+    case: tuple[tuple[int, ...], int, int],
     expected: dict[str, Tensor],
 ) -> bool:
     """Whether the results differ, or the emulation reports a fault, under some schedule."""
     for seed in range(8):
         torch.ops.mixnorm_emulated.schedule(seed)
         try:
-            found = results(family, monkeypatch, shape, groups)
+            found = results(family, monkeypatch, *case)
         except RuntimeError as error:
             if "cudaErrorLaunchFailure" in str(error):
                 return True
@@ -143,26 +155,46 @@ def noticed(
     return False
 
 
-@FAMILIES
-def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each place where the kernels synchronize, left out, is noticed at one of these shapes.
+def check_every_barrier_is_needed(
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+    cases: list[tuple[tuple[int, ...], int, int]],
+    least: int,
+) -> None:
+    """Each place where the kernels synchronize, left out, is noticed in one of the cases.
 
-    The second has few channels and many positions: several warps add to the same sums. The others
-    have a mixture per channel.
+    A case is a shape, groups and components; ``least``: places that there are at least.
     """
     places = set()
     unnoticed = set()
-    many = (1, 3, 1500 if family == "general" else 6000)
-    for shape, groups in (((3, 17, 9, 9), 1), (many, 1), (many, 3), ((40, 8), 8)):
+    for case in cases:
         torch.ops.mixnorm_emulated.omit_synchronization("")
         torch.ops.mixnorm_emulated.synchronization_places()
-        expected = results(family, monkeypatch, shape, groups)
+        expected = results(family, monkeypatch, *case)
         here = set(torch.ops.mixnorm_emulated.synchronization_places().split())
         unnoticed |= here - places
         places |= here
         for place in sorted(unnoticed):
             torch.ops.mixnorm_emulated.omit_synchronization(place)
-            if noticed(family, monkeypatch, shape, groups, expected):
+            if noticed(family, monkeypatch, case, expected):
                 unnoticed.remove(place)
-    assert len(places) > (4 if family == "general" else 8)
+    assert len(places) > least
     assert unnoticed == set()
+
+
+@FAMILIES
+def test_every_barrier_is_needed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second shape has few channels and many positions: several warps add to the same sums.
+
+    The others have a mixture per channel.
+    """
+    many = (1, 3, 1500 if family == "general" else 6000)
+    cases = [((3, 17, 9, 9), 1, 3), (many, 1, 3), (many, 3, 3), ((40, 8), 8, 3)]
+    check_every_barrier_is_needed(family, monkeypatch, cases, 4 if family == "general" else 8)
+
+
+def test_every_barrier_of_matrix_products_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second shape has few channels and many positions, a tile after another in one place."""
+    torch.ops.mixnorm_emulated.emulate(1, 0, True)
+    cases = [((3, 40, 6, 6), 1, 9), ((1, 8, 3000), 1, 9)]
+    check_every_barrier_is_needed("streaming", monkeypatch, cases, 8)
