@@ -109,13 +109,19 @@ Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& 
   const int64_t room = limits.shared_memory_per_block;
   const int64_t half = limits.shared_memory_per_multiprocessor / 2 - kReservedBytes;
   const auto keeps_busy = [&](int64_t blocks) { return 4 * blocks >= 3 * limits.multiprocessors; };
+  const auto widened = [](Cut some) {
+    while (2 * some.geometry.tile_positions < some.geometry.positions && widen_tiles(some)) {
+    }
+    return some;
+  };
+  const auto fits_largest = [&](const Cut& some) {
+    return ceil_div(some.geometry.tiles, kMaxCluster) <= slots_within(some, tensors, room);
+  };
   // Fewer groups for each cluster, until there are enough clusters and their groups fit.
-  while (!(keeps_busy(int64_t(g.channel_blocks) * kMaxCluster) &&
-           ceil_div(g.tiles, kMaxCluster) <= slots_within(cut, tensors, room)) &&
+  while (!(keeps_busy(int64_t(g.channel_blocks) * kMaxCluster) && fits_largest(widened(cut))) &&
          narrow_blocks(cut)) {
   }
-  while (2 * g.tile_positions < g.positions && widen_tiles(cut)) {
-  }
+  cut = widened(cut);
   const auto tiles = [&](int size) { return std::max<int64_t>(1, ceil_div(g.tiles, size)); };
   const auto slots = [&](int size) {
     return std::min(tiles(size), slots_within(cut, tensors, room));

@@ -112,6 +112,7 @@ void test_faults() {
   const struct {
     Fault fault;
     const char* words;
+    int cluster = 1;
   } cases[] = {
       {Fault::kDivergentBarrier, "divergent barrier"},
       {Fault::kBarrierAfterReturn, "returned"},
@@ -121,16 +122,16 @@ void test_faults() {
       {Fault::kMisaligned, "misaligned"},
       {Fault::kCopyOutside, "outside the block's shared memory"},
       {Fault::kTrap, "__trap"},
-      {Fault::kDivergentCluster, "divergent cluster's barrier"},
-      {Fault::kClusterAfterReturn, "returned"},
-      {Fault::kTwoArrivals, "a second arrival"},
-      {Fault::kWaitAlone, "without an arrival"},
-      {Fault::kClusterDeadlock, "waits at the cluster's barrier"},
+      {Fault::kDivergentCluster, "divergent cluster's barrier", 2},
+      {Fault::kClusterAfterReturn, "returned", 2},
+      {Fault::kTwoArrivals, "a second arrival", 2},
+      {Fault::kWaitAlone, "without an arrival", 2},
+      {Fault::kClusterDeadlock, "waits at the cluster's barrier", 2},
   };
   for_seeds([&] {
     for (const auto& c : cases) {
       const cudaError_t error =
-          launch_clusters(faulty_kernel, 4, 64, 64, 2, nullptr, c.fault, &data[0]);
+          launch_clusters(faulty_kernel, 4, 64, 64, c.cluster, nullptr, c.fault, &data[0]);
       CHECK(error == cudaErrorLaunchFailure && cudaPeekAtLastError() == error);
       const std::string text = cudaGetErrorString(error);
       CHECK(text.find("block ") != std::string::npos && text.find("thread ") != std::string::npos);
