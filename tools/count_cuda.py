@@ -21,8 +21,8 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
-PARTS = 2
-"""Of a tile, where every channel has a mixture."""
+PER_CHANNEL_BYTES, PER_CHANNEL_PART = 32, 8
+"""Where every channel has a mixture: of a thread's tile, and the elements it works on at a time."""
 POSITIONS = 64
 """Of a tile: the responsibilities of each are one thread's work."""
 CHANNEL_LANES = {"contiguous": 2, "channels_last": 4}
@@ -113,20 +113,21 @@ def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -
         command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
         subprocess.run(command, cwd=toolchain.ROOT, check=True)
         cubin = out.read_bytes()
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    elements = PER_CHANNEL_BYTES // size if per_channel else ELEMENTS
     lanes = CHANNEL_LANES[layout]
     warps = SHAPE[1] // 4 // lanes
 
     def repeats(found: set[str]) -> float:
         if per_channel:
-            return PARTS
+            return elements / PER_CHANNEL_PART
         if "SHFL" in found:
             return lanes.bit_length() - 1
         # The loop over positions has exponentials, the one within it adds up the warps.
         return POSITIONS / THREADS if "MUFU" in found else warps - 1
 
-    counts = count_loop(cubin, ELEMENTS, "LDGSTS", repeats)
+    counts = count_loop(cubin, elements, "LDGSTS", repeats)
     registers, _ = _registers(cubin)
-    size = {"float32": 4, "bfloat16": 2}[dtype]
     tensors = 2 if backward else 1
     return {
         "dtype": dtype,
@@ -135,7 +136,7 @@ def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -
         "registers": registers,
         "threads": THREADS,
         "blocks": 65536 // (-(-registers // 8) * 8 * THREADS),
-        "ring_bytes": 3 * tensors * ELEMENTS * THREADS * size,
+        "ring_bytes": 3 * tensors * elements * THREADS * size,
         **counts._asdict(),
     }
 

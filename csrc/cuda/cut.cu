@@ -43,23 +43,18 @@ Held held(Scalar scalar, int compiled, Access access) {
                         : held<float, 3>(access);
 }
 
-template <class T, int K>
-Held held_of_own(Access access) {
-  return {access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1,
-          access == Access::kPositions
-              ? kOwnPositions<T, K, Access::kPositions> * kOwnParts<T, K, Access::kPositions>
-          : access == Access::kChannels
-              ? kOwnPositions<T, K, Access::kChannels> * kOwnParts<T, K, Access::kChannels>
-              : kOwnPositions<T, K, Access::kElements>,
-          kOwnThreads};
-}
-
 Held held_of_own(Scalar scalar, int compiled, Access access) {
-  return scalar == Scalar::kDouble
-             ? compiled > 4 ? held_of_own<double, 8>(access) : held_of_own<double, 4>(access)
-         : compiled > 8 ? held_of_own<float, 16>(access)
-         : compiled > 4 ? held_of_own<float, 8>(access)
-                        : held_of_own<float, 4>(access);
+  if (access != Access::kElements) {
+    const int channels = access == Access::kChannels ? kOwnChannels<Access::kChannels> : 1;
+    return {channels, kOwnTileBytes / size_of(scalar) / channels, kOwnThreads};
+  }
+  const int positions = scalar == Scalar::kDouble
+                            ? compiled > 4 ? kOwnPositions<double, 8, Access::kElements>
+                                           : kOwnPositions<double, 4, Access::kElements>
+                        : compiled > 8 ? kOwnPositions<float, 16, Access::kElements>
+                        : compiled > 4 ? kOwnPositions<float, 8, Access::kElements>
+                                       : kOwnPositions<float, 4, Access::kElements>;
+  return {1, positions, kOwnThreads};
 }
 
 Strides strides_of(const Input& t) { return {t.stride_n, t.stride_c, t.stride_l}; }

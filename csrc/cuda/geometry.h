@@ -121,11 +121,15 @@ constexpr int kOwnPositions = kAccess == Access::kPositions  ? (K > 3 ? 4 : 8)
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;
-// Parts of a tile, of so many positions each: 16 elements to a tile are fewer steps from tile to
-// tile, and registers are needed for one part at a time.
-template <class T, int K, Access kAccess>
+// Parts of a tile, of so many positions each: as much as its bytes allow, since then there are
+// fewer steps from tile to tile, and registers are needed for one part at a time. S: of the
+// elements.
+constexpr int kOwnTileBytes = 32;  // of a thread and tensor
+template <class S, class T, int K, Access kAccess>
 constexpr int kOwnParts =
-    kAccess == Access::kElements ? 1 : 16 / (kOwnChannels<kAccess> * kOwnPositions<T, K, kAccess>);
+    kAccess == Access::kElements
+        ? 1
+        : kOwnTileBytes / int(sizeof(S)) / (kOwnChannels<kAccess> * kOwnPositions<T, K, kAccess>);
 constexpr int kOwnThreads = 256;
 // Of a multiprocessor, at least: threads with few channels and components can do with half of the
 // registers.

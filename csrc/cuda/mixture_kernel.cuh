@@ -40,9 +40,10 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   });
   // Not kept in registers along the sweep, which needs them all.
   const Walk<S, K, kAccess> after(g, slots, sweep);
-  store_sums(g, after.place, sums, scratch.exchange,
+  const Scratch<T, K> scratch_after(slots, g, 2 * Tile::Tiles::slot_bytes());
+  store_sums(g, after.place, sums, scratch_after.exchange,
              partials.sums + int64_t(after.chunk) * 2 * K * columns(g));
-  store_masses<K>(g, after.place, mass, scratch.masses,
+  store_masses<K>(g, after.place, mass, scratch_after.masses,
                   partials.masses + int64_t(after.chunk) * g.groups * K);
 }
 

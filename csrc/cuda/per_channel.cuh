@@ -9,11 +9,13 @@
 namespace mixnorm::cuda {
 
 // Threads of a block lie along its channels, `block_groups` of them, and along positions.
-template <class T, int K, Access kAccess>
-struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
-                          kOwnParts<T, K, kAccess>> {
-  using Base = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
-                      kOwnParts<T, K, kAccess>>;
+template <class S, class T, int K, Access kAccess>
+using OwnThreadBase = Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kAccess>,
+                             kOwnParts<S, T, K, kAccess>>;
+
+template <class S, class T, int K, Access kAccess>
+struct OwnThread : OwnThreadBase<S, T, K, kAccess> {
+  using Base = OwnThreadBase<S, T, K, kAccess>;
 
   __device__ OwnThread(const Geometry& g, int channel_block) : Base(g, channel_block) {
     const int rest = g.channels - this->channel;
@@ -34,7 +36,7 @@ struct OwnThread : Thread<kAccess, kOwnChannels<kAccess>, kOwnPositions<T, K, kA
 };
 
 template <class S, int K, Access kAccess>
-using OwnTiles = Tiles<S, kAccess, OwnThread<accumulation_t<S>, K, kAccess>>;
+using OwnTiles = Tiles<S, kAccess, OwnThread<S, accumulation_t<S>, K, kAccess>>;
 
 // Few rows have registers.
 template <int K, int kFirst, int kRows, class Place, class T>

@@ -189,6 +189,7 @@ __global__ void __launch_bounds__(kOwnThreads,
       const bool learned = logits && a.dmixture.mean != nullptr;
       differentiate_own<S, K, kAccess>(g, p.tensors, p.table, logits, learned, p.partials,
                                        scratch.exchange, shared, 1);
+      step = kDifferentiateInput;  // so that no register keeps it along the sweep
     } else {
       merge_mixture_gradients<T, K>(g, partials, a, logits, p.table, scratch.doubles());
       merge_mixing_weight_gradients<T, K>(g, partials, a, logits, p.table, scratch.doubles());

@@ -192,3 +192,45 @@ def test_one_launch(cuda_target: Target, groups: int) -> None:
         emulated=True,
     )
     assert count() == before + 2
+
+
+@LAYOUTS
+def test_gradients_of_eval_take_one_sweep(
+    channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch before it, for the tables, and one after it, for the sums."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "streaming")
+    p = Problem((3, 8, 11, 11), 3, 8, emulated=True, channels_last=channels_last)
+    count: Callable[[], int] = torch.ops.mixnorm_emulated.enqueued
+    before = count()
+    ops.evaluate_backward(
+        p.dy,
+        p.x,
+        p.mixture,
+        p.weight,
+        p.bias,
+        eps=EPS,
+        mixing_scale=True,
+        responsibility_grad=True,
+        emulated=True,
+    )
+    assert count() == before + 3
+    check(p)
+
+
+@pytest.mark.parametrize("components", [1, 3, 4])
+@pytest.mark.parametrize("length", [1, 20, 28, 516])
+def test_rows_that_end_within_a_tile(
+    cuda_target: Target, components: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shorter than a thread's chunks lie apart, than a tile, or longer; in both directions."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "streaming")
+    check(problem(cuda_target, (41, 3, length), components), em_iters=1)
+
+
+def test_rows_too_long_for_steps() -> None:
+    """Places in a row are ints: the general kernels, which count in 64 bits, serve longer ones."""
+    x = torch.zeros(1, dtype=torch.bfloat16)
+    for length, starts in ((2**30, False), (2**30 - 8, True)):
+        plan = ops.cuda_plan(x.expand(2, 4, length), 3, 4, emulated=True)
+        assert plan.startswith("general") != starts, plan
