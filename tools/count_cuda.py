@@ -21,7 +21,7 @@ SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
 """The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
 ELEMENTS = 16
-PER_CHANNEL_BYTES, PER_CHANNEL_PART = 32, 8
+PER_CHANNEL_BYTES, PER_CHANNEL_PART = 32, 4
 """Where every channel has a mixture: of a thread's tile, and the elements it works on at a time."""
 POSITIONS = 64
 """Of a tile: the responsibilities of each are one thread's work."""

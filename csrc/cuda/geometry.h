@@ -116,8 +116,8 @@ constexpr int kMixtureThreads = 256;
 template <Access kAccess>
 constexpr int kOwnChannels = kAccess == Access::kChannels ? 2 : 1;
 template <class T, int K, Access kAccess>
-constexpr int kOwnPositions = kAccess == Access::kPositions  ? (K > 3 ? 4 : 8)
-                              : kAccess == Access::kChannels ? 4
+constexpr int kOwnPositions = kAccess == Access::kPositions  ? 4
+                              : kAccess == Access::kChannels ? 2
                               : K * sizeof(T) > 32           ? 1
                               : K * sizeof(T) > 16           ? 2
                                                              : 4;
