@@ -105,7 +105,7 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
       dnu[k] = sums[K - 1 + k] + constants[k];
       average += nu[k] * dnu[k];
     }
-    const int start = place.group_slot * K * g.tile_positions + p;
+    const int start = place.group_slot * K * row_width<K>(g) + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const T dlogit = zero || p >= count ? T(0) : nu[k] * (dnu[k] - average);

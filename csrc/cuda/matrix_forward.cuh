@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(kMatrixThreads<K>, 1)
       prepare<S, K>(g, p.x, p.start, p.table, scratch.doubles());
     } else if (is_output_step(p, step)) {
       normalize_by_products<S, K, kAccess>(g, p.x, p.y, p.table, scratch, shared, step / 2);
+      return;  // the last step: it has no register for a next one
     } else if (step % 2 == 1) {
       sum_matrix_moments<S, K, kAccess>(g, p.x, p.table, p.partials, scratch, shared, step / 2);
     } else {

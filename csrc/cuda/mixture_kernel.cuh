@@ -24,7 +24,8 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
     logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, true, scratch, mass);
-    const Tile tile(slot, rows);  // not held beside the sums and what is exchanged
+    // Not held beside the sums and what is exchanged.
+    const Tile tile(slot, typename Tile::Rows(table, opaque(place.column)));
     T squares[kOwned][kHeld];
 #pragma unroll
     for (int c = 0; c < kOwned; ++c) {

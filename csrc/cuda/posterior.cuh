@@ -61,7 +61,7 @@ __device__ void sum_moment_constants(const Geometry& g, const Place& place, cons
 // computed where they are used.
 template <int K>
 __device__ __forceinline__ int row_width(const Geometry& g) {
-  return K > 4 ? opaque(g.tile_positions) : g.tile_positions;
+  return K > 2 ? opaque(g.tile_positions) : g.tile_positions;
 }
 
 // The exchange: [group slot][channel warp][32 positions][row][position of those], so that the rows
