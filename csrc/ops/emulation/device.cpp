@@ -25,12 +25,13 @@ int64_t schedule(int64_t seed) {
   return before;
 }
 
-// A device like the default one but for these limits; 0 leaves one as it is by default.
+// A device like the default one but for these limits; 0 leaves one as it is by default. The plan is
+// a large device's, too; a launch that fills one takes minutes and gigabytes.
 void emulate(int64_t multiprocessors, int64_t shared_memory_per_block, bool cooperative_launch,
              bool cluster_launch) {
   emulation::Device device;
-  MIXNORM_CHECK(multiprocessors >= 0 && multiprocessors <= 32, "emulate: multiprocessors is ",
-                multiprocessors, ", expected 0 to 32");
+  MIXNORM_CHECK(multiprocessors >= 0 && multiprocessors <= 256, "emulate: multiprocessors is ",
+                multiprocessors, ", expected 0 to 256");
   MIXNORM_CHECK(shared_memory_per_block >= 0 &&
                     shared_memory_per_block <= device.shared_memory_per_block_optin,
                 "emulate: shared_memory_per_block is ", shared_memory_per_block, ", expected 0 to ",
