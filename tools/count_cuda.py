@@ -3,9 +3,9 @@
     python tools/count_cuda.py bench/compiled/cuda.json
     python tools/count_cuda.py --per-channel bench/compiled/cuda_per_channel.json
 
-Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 in both layouts at
-K = 3, and its loop over tiles is counted, with the loops inside as often as a thread runs them.
-Needs nvcc, and Triton for nvdisasm.
+Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 at K = 3 and every
+way to reach elements, and its loop over tiles is counted, with the loops inside as often as a
+thread runs them. Needs nvcc, and Triton for nvdisasm.
 """
 
 import json
@@ -13,22 +13,37 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import toolchain
 from triton_aot import _registers, count_loop
 
 SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
-"""The plan of SHAPE: 16 lanes of 4 channels, 8 warps, 16 elements a thread."""
-ELEMENTS = 16
-PER_CHANNEL_BYTES, PER_CHANNEL_PART = 32, 4
-"""Where every channel has a mixture: of a thread's tile, and the elements it works on at a time."""
-POSITIONS = 64
-"""Of a tile: the responsibilities of each are one thread's work."""
-CHANNEL_LANES = {"contiguous": 2, "channels_last": 4}
-"""Of a warp, which shuffles add up; the others meet in shared memory."""
 TYPES = {"float32": "float", "bfloat16": "__nv_bfloat16"}
-LAYOUTS = {"contiguous": "kPositions", "channels_last": "kChannels"}
+
+
+class Layout(NamedTuple):
+    """The plan of SHAPE: 16 lanes of 4 channels, 8 warps."""
+
+    access: str
+    elements: int
+    """Of a tile that a thread holds."""
+    channel_lanes: int
+    """Of a warp, which shuffles add up; the others meet in shared memory."""
+    positions: int
+    """Of a tile: the responsibilities of each are one thread's work."""
+    own_bytes: int | None
+    """Where every channel has a mixture: of a thread's tile, in parts of 4 elements; None: one."""
+
+
+PART = 4
+LAYOUTS = {
+    "contiguous": Layout("kPositions", 16, 2, 64, 32),
+    "channels_last": Layout("kChannels", 16, 4, 64, 32),
+    "odd rows": Layout("kElements", 8, 4, 32, None),
+}
+"""Rows of contiguous tensors are odd where their length is no multiple of 4."""
 SWEEPS = {
     "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
     "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, p.steps)",
@@ -95,43 +110,50 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _count(home: Path, sweep: str, dtype: str, layout: str, per_channel: bool) -> dict[str, object]:
-    backward = sweep in ("output_sums", "input_gradient")
-    source = SOURCE.format(
-        type=TYPES[dtype],
-        access=LAYOUTS[layout],
-        problem="BackwardProblem" if backward else "ForwardProblem",
-        tensors=2 if backward else 1,
-        call=(PER_CHANNEL_SWEEPS if per_channel else SWEEPS)[sweep],
-        tiles="OwnTiles" if per_channel else "TileAccess",
-        bounds="kOwnThreads, 2" if per_channel else "kMaxThreads<float, 3>, 1",
-    )
+def compile_sweep(home: Path, source: str) -> bytes:
+    """The cubin for sm_90."""
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
         path.write_text(source)
         flags = "-O3 -std=c++20 --expt-relaxed-constexpr -arch=sm_90 -I csrc -cubin -o"
         command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
         subprocess.run(command, cwd=toolchain.ROOT, check=True)
-        cubin = out.read_bytes()
+        return out.read_bytes()
+
+
+def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> dict[str, object]:
+    layout = LAYOUTS[name]
+    backward = sweep in ("output_sums", "input_gradient")
+    source = SOURCE.format(
+        type=TYPES[dtype],
+        access=layout.access,
+        problem="BackwardProblem" if backward else "ForwardProblem",
+        tensors=2 if backward else 1,
+        call=(PER_CHANNEL_SWEEPS if per_channel else SWEEPS)[sweep],
+        tiles="OwnTiles" if per_channel else "TileAccess",
+        bounds="kOwnThreads, 2" if per_channel else "kMaxThreads<float, 3>, 1",
+    )
+    cubin = compile_sweep(home, source)
     size = {"float32": 4, "bfloat16": 2}[dtype]
-    elements = PER_CHANNEL_BYTES // size if per_channel else ELEMENTS
-    lanes = CHANNEL_LANES[layout]
-    warps = SHAPE[1] // 4 // lanes
+    own = PART if layout.own_bytes is None else layout.own_bytes // size
+    elements = own if per_channel else layout.elements
+    warps = SHAPE[1] // 4 // layout.channel_lanes
 
     def repeats(found: set[str]) -> float:
         if per_channel:
-            return elements / PER_CHANNEL_PART
+            return elements / PART
         if "SHFL" in found:
-            return lanes.bit_length() - 1
+            return layout.channel_lanes.bit_length() - 1
         # The loop over positions has exponentials, the one within it adds up the warps.
-        return POSITIONS / THREADS if "MUFU" in found else warps - 1
+        return layout.positions / THREADS if "MUFU" in found else warps - 1
 
-    counts = count_loop(cubin, elements, "LDGSTS", repeats)
+    # Single elements of two bytes have no asynchronous copy.
+    counts = count_loop(cubin, elements, "LDG", repeats)
     registers, _ = _registers(cubin)
     tensors = 2 if backward else 1
     return {
         "dtype": dtype,
-        "layout": layout,
+        "layout": name,
         "kernel": sweep,
         "registers": registers,
         "threads": THREADS,

@@ -1,14 +1,13 @@
 """Counts the sweeps of joint mixtures of 8 and 16 components: matrix products and multiply-adds.
 
-    python tools/count_matrix.py
+    python tools/count_matrix.py bench/compiled/cuda_matrix.json
 
-Prints bench/README.md's table: fp32, contiguous, sm_90, per element of x; tools/count_cuda.py says
-how it is counted. Needs nvcc, and Triton for nvdisasm.
+fp32, contiguous, 64 channels, sm_90, per element of x; tools/count_cuda.py says how it is counted.
+Needs nvcc, and Triton for nvdisasm.
 """
 
-import subprocess
+import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +16,6 @@ import count_cuda
 import toolchain
 from triton_aot import LoopCounts, _registers, count_loop
 
-# An H200's data sheet: instructions of a lane, products of a warp's four schedulers, bytes.
-LANES_PER_S, BYTES_PER_S = 132 * 128 * 1.98e9, 4.8e12
-CYCLES_OF_A_PRODUCT = 4
-PASSES = {"moments": 1, "normalize": 2, "output_sums": 2, "input_gradient": 3}
 MATRIX_SWEEPS = {
     "moments": "sum_matrix_moments<S, K, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
     "normalize": "normalize_by_products<S, K, A>(g, p.x, p.y, p.table, scratch, shared, p.steps)",
@@ -82,32 +77,25 @@ def kinds(components: int) -> Iterator[tuple[str, Kind]]:
     yield "products", Kind(MATRIX_SWEEPS, "kPositions", "MatrixTiles<S, A>", 16, products)
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     home = toolchain.find_cuda_home()
-    if home is None:
-        print("count_matrix: expected nvcc", file=sys.stderr)
+    if home is None or len(argv) != 1:
+        print("count_matrix: expected the path to write, and nvcc", file=sys.stderr)
         return 2
-    print(
-        "|  K | kernel | sums by | registers | instructions | of them products | issue bound, ps "
-        "| tensor cores, ps | memory bound, ps | on a GPU |"
-    )
-    print("|---:|---|---|---:|---:|---:|---:|---:|---:|---|")
+    rows = []
     for components in (8, 16):
-        for sweep in PASSES:
+        for sweep in MATRIX_SWEEPS:
             for how, kind in kinds(components):
                 registers, counts = _count(home, kind, sweep, components)
-                bounds = (
-                    counts.instructions / LANES_PER_S,
-                    counts.matrix * CYCLES_OF_A_PRODUCT / LANES_PER_S,
-                    4 * PASSES[sweep] / BYTES_PER_S,
-                )
-                print(
-                    f"| {components} | {sweep} | {how} | {registers} | {counts.instructions:.1f} "
-                    f"| {counts.matrix:.1f} | "
-                    + " | ".join(f"{bound * 1e12:.2f}" for bound in bounds)
-                    + " | not measured |",
-                    flush=True,
-                )
+                rows.append({
+                    "num_components": components,
+                    "kernel": sweep,
+                    "how": how,
+                    "registers": registers,
+                    **counts._asdict(),
+                })  # fmt: skip
+    content = {"compiler": f"nvcc {toolchain.nvcc_version(home)}", "target": "sm_90", "rows": rows}
+    Path(argv[0]).write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 
@@ -124,15 +112,9 @@ def _count(home: Path, kind: Kind, sweep: str, components: int) -> tuple[int, Lo
         tiles=kind.tiles,
         call=kind.sweeps[sweep],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path, out = Path(folder) / "sweep.cu", Path(folder) / "sweep.cubin"
-        path.write_text(source)
-        flags = "-O3 -std=c++20 --expt-relaxed-constexpr -arch=sm_90 -I csrc -cubin -o"
-        command = [str(home / "bin/nvcc"), *flags.split(), str(out), str(path)]
-        subprocess.run(command, cwd=toolchain.ROOT, check=True)
-        cubin = out.read_bytes()
+    cubin = count_cuda.compile_sweep(home, source)
     return _registers(cubin)[0], count_loop(cubin, kind.elements, "LDGSTS", kind.repeats)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

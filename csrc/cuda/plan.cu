@@ -214,6 +214,8 @@ Plan find_plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimi
     p.reason = "more groups of channels than blocks at once";
     if (p.blocks > blocks * limits.multiprocessors) continue;
     p.reason = "too little shared memory";
+    // Not half of it for blocks that are few enough to have all.
+    if (g.slots < tiles && p.blocks <= (blocks - 1) * limits.multiprocessors) continue;
     if (g.slots < 1 || (g.slots < tiles && g.slots <= kStages)) continue;
     if (occupancy(p.shared_memory) < blocks) continue;
     p.reason = "most of the tensor would not fit";

@@ -73,6 +73,8 @@ void check_hopper() {
   check({32, 64, 28 * 28, 3, 1}, kForward, Family::kResident, 1, true);
   check({32, 64, 49, 3, 1}, kForward, Family::kCluster, 8, true);
   check({4, 16, 49, 3, 1}, kForward, Family::kSmall, 1, true);
+  // Blocks that are one to a multiprocessor have all of its shared memory.
+  check({64, 1156, 64, 3, 1}, kForward, Family::kResident, 1, true);
   // Channels enough for every multiprocessor fit a block each.
   check({32, 256, 28 * 28, 3, 256}, kForward, Family::kSmall, 1, true);
   // A cluster takes whole sectors of rows of channels: those of 64 are too few clusters.

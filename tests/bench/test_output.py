@@ -90,7 +90,16 @@ def test_status_table_tells_what_never_ran_and_what_is_wrong(tmp_path):
 
 def test_rendering_replaces_sections_and_keeps_the_rest(tmp_path):
     page = "top\n"
-    sections = ("status", "compiled", "compiled cuda", "compiled cuda per channel", "cpu", "cuda")
+    sections = (
+        "status",
+        "compiled",
+        "compiled cuda",
+        "compiled cuda per channel",
+        "compiled cuda matrix",
+        "predictions",
+        "cpu",
+        "cuda",
+    )
     for name in sections:
         page += f"{readme.BEGIN.format(name)}\nold\n{readme.END.format(name)}\nmiddle\n"
     result = simulated(1)
