@@ -13,7 +13,7 @@ namespace mixnorm::cuda {
 int compiled_components(Scalar scalar, Access access, int64_t components);
 
 // Elements by components of a block that has all positions of its groups, up to which it is faster
-// than blocks all over the grid: at 60 to 100 instructions an element of 3 components they take it
+// than blocks all over the grid: at 50 to 100 instructions an element of 3 components they take it
 // the time of the barriers between those.
 constexpr int64_t kSmallWork = 3 * 16384;
 
