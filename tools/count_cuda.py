@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import toolchain
-from triton_aot import _registers, count_loop
+from triton_aot import count_loop, registers_and_stack
 
 SHAPE = (64, 64, 56, 56)
 COMPONENTS, THREADS = 3, 256
@@ -149,7 +149,7 @@ def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> 
 
     # Single elements of two bytes have no asynchronous copy.
     counts = count_loop(cubin, elements, "LDG", repeats)
-    registers, _ = _registers(cubin)
+    registers, _ = registers_and_stack(cubin)
     tensors = 2 if backward else 1
     return {
         "dtype": dtype,

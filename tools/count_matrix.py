@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import count_cuda
 import toolchain
-from triton_aot import LoopCounts, _registers, count_loop
+from triton_aot import LoopCounts, count_loop, registers_and_stack
 
 MATRIX_SWEEPS = {
     "moments": "sum_matrix_moments<S, K, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
@@ -113,7 +113,7 @@ def _count(home: Path, kind: Kind, sweep: str, components: int) -> tuple[int, Lo
         call=kind.sweeps[sweep],
     )
     cubin = count_cuda.compile_sweep(home, source)
-    return _registers(cubin)[0], count_loop(cubin, kind.elements, "LDGSTS", kind.repeats)
+    return registers_and_stack(cubin)[0], count_loop(cubin, kind.elements, "LDGSTS", kind.repeats)
 
 
 if __name__ == "__main__":

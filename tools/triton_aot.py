@@ -76,7 +76,7 @@ class Compiled:
     """Instructions that move a register to or from local memory."""
 
     def __post_init__(self) -> None:
-        self.registers, self.stack = _registers(self.cubin)
+        self.registers, self.stack = registers_and_stack(self.cubin)
         if self.stack:
             local = re.compile(r"\b(STL|LDL)\b")
             self.spills = sum(bool(local.search(line)) for line in _disassembled(self.cubin))
@@ -218,7 +218,7 @@ def _disassembled(cubin: bytes) -> list[str]:
     return _tool("nvdisasm", "-c", cubin).splitlines()
 
 
-def _registers(cubin: bytes) -> tuple[int, int]:
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
     """Registers a thread, bytes of stack and local memory a thread."""
     text = _tool("cuobjdump", "-res-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)

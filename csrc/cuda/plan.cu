@@ -311,6 +311,7 @@ Description describe(Direction direction, const Input& x, int64_t components, in
   return {true,
           p.family,
           c.access,
+          c.geometry.matrix,
           p.threads,
           p.blocks,
           p.family == Family::kCluster ? p.geometry.chunks : 1,

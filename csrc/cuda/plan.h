@@ -14,6 +14,7 @@ struct Description {
   bool supported;
   Family family;
   Access access;
+  bool matrix;  // sums are matrix products
   int threads;  // of a block
   int blocks;
   int cluster_blocks;  // 1 where there are no clusters

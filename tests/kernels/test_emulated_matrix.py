@@ -51,7 +51,7 @@ def test_families(
 ) -> None:
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", family)
     p = problem(cuda_target, (4, 36, 6, 8), components, channels_last=channels_last)
-    kind = "4 channels at once" if channels_last else "4 positions at once"
+    kind = f"matrix products, 4 {'channels' if channels_last else 'positions'} at once"
     assert kind in plan(p, channels_last)
     check(p, em_iters=1)
 

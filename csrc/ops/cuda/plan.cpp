@@ -77,7 +77,8 @@ std::string cuda_plan(ScalarType dtype, int64_t batch, int64_t channels, int64_t
     return text.str();
   }
   text << name_of(d.family) << ", " << (groups == channels ? "a mixture per channel, " : "")
-       << name_of(d.access) << ", " << d.blocks << " blocks of " << d.threads << " threads";
+       << (d.matrix ? "matrix products, " : "") << name_of(d.access) << ", " << d.blocks
+       << " blocks of " << d.threads << " threads";
   if (d.cluster_blocks > 1) text << " in clusters of " << d.cluster_blocks;
   text << ", tiles of " << d.positions_per_tile << " positions, " << d.tiles_per_block
        << " a block (" << d.resident_tiles << " kept on chip), " << d.shared_memory
