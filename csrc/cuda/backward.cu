@@ -60,7 +60,7 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   Cut c = cut(x, others, components, groups, launch.limits, kBackwardCut);
   const bool learned = arguments.dmixture.mean != nullptr;
   const bool mixture = learned && !c.geometry.per_channel;
-  Cut mixture_cut = cut(x, others, components, groups, launch.limits, {kMixtureThreads});
+  Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureCut);
   if (!c.supported || (mixture && !mixture_cut.supported)) {
     return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
   }
@@ -136,12 +136,13 @@ const void* backward_kernel_address(Scalar scalar, const Cut& cut) {
 
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
-  // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
   const size_t bytes = workspace_bytes(x, components, groups, limits);
-  return cut(x, {}, components, groups, limits, {kMixtureThreads}).supported
-             ? bytes
-             : std::max(bytes,
-                        general_workspace(x, components, groups, limits, Direction::kBackward));
+  const auto supported = [&](const CutOptions& options) {
+    return cut(x, {}, components, groups, limits, options).supported;
+  };
+  // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
+  if (supported(kBackwardCut) && supported(kMixtureCut)) return bytes;
+  return std::max(bytes, general_workspace(x, components, groups, limits, Direction::kBackward));
 }
 size_t evaluate_backward_workspace(const Input& x, int64_t components, int64_t groups,
                                    const DeviceLimits& limits) {

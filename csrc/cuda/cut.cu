@@ -17,6 +17,7 @@ constexpr int kChunkPositions = 16;
 // Of global memory, moved at once.
 constexpr int kSectorBytes = 32;
 constexpr const char* kTooWide = "a group has more channels than the threads of a block can hold";
+constexpr const char* kTooLarge = "tiles of a group's channels do not fit the shared memory";
 
 int size_of(Scalar scalar) {
   return scalar == Scalar::kDouble ? 8 : scalar == Scalar::kFloat ? 4 : 2;
@@ -90,9 +91,11 @@ bool fits_matrices(const Geometry& g, Scalar scalar, const CutOptions& options) 
          g.group_channels <= most;
 }
 
-// matrix: by kernels for matrix products, if they serve the access.
-Access access_of(const Geometry& g, const Walked& walked, bool matrix) {
-  if (walked.scalar == Scalar::kDouble || (g.components > 4 && !matrix)) return Access::kElements;
+// matrix: by kernels for matrix products, if they serve the access. vectors: as in CutOptions.
+Access access_of(const Geometry& g, const Walked& walked, bool matrix, bool vectors) {
+  if (walked.scalar == Scalar::kDouble || (g.components > 4 && !matrix) || !vectors) {
+    return Access::kElements;
+  }
   const int64_t together = g.per_channel ? kOwnChannels<Access::kChannels> : 4;
   bool channels =
       g.length == g.positions && (g.per_channel ? g.channels : g.group_channels) % together == 0;
@@ -178,6 +181,7 @@ bool cut_groups(Cut& cut, int max_warps, const DeviceLimits& limits) {
   g.channel_warps = channel_warps();
   if (g.channel_warps > max_warps) return false;
   g.group_columns = g.channel_warps * g.channel_lanes * cut.held_channels;
+  cut.most_groups = std::clamp(kWarps / g.channel_warps, 1, g.groups);
   // Where neighbours in memory are positions, lanes of channels only cost shuffles. Tables have the
   // same columns whatever the layout.
   const int64_t tile_bytes =
@@ -255,7 +259,7 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
                                                    t.strides.n, t.strides.c, t.strides.l});
   }
   const bool matrix = fits_matrices(g, x.scalar, options);
-  cut.access = access_of(g, walked, matrix);
+  cut.access = access_of(g, walked, matrix, options.vectors);
   g.matrix = matrix && cut.access != Access::kElements;
   cut.compiled = compiled_components(x.scalar, cut.access, components);
   cut.allocated = compiled_components(x.scalar, Access::kElements, components);
@@ -276,17 +280,22 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
     cut.reason = kTooWide;
     return cut;
   }
-  cut.supported = true;
   g.exchanged = g.matrix ? options.tensors : 1;
   g.channel_blocks = int(ceil_div(g.groups, g.block_groups));
   size_tiles(cut, 1);
   const auto streams = [&](const Cut& some) {
     return slots_within(some, options.tensors, limits.shared_memory_per_block) >= kStages;
   };
-  if (g.matrix && !streams(cut)) {
-    return mixnorm::cuda::cut(x, others, components, groups, limits, {options.max_threads});
+  while (!g.matrix && !streams(cut) && narrow_blocks(cut)) {
   }
-  while (!streams(cut) && narrow_blocks(cut)) {
+  cut.supported = streams(cut);
+  if (!cut.supported) {
+    if (cut.access != Access::kElements) {
+      const CutOptions single{options.max_threads, false, options.tensors, false};
+      return mixnorm::cuda::cut(x, others, components, groups, limits, single);
+    }
+    cut.reason = kTooLarge;
+    return cut;
   }
   // Wider tiles where every multiprocessor still gets one.
   while (g.positions / (2 * g.tile_positions) * g.channel_blocks >= limits.multiprocessors) {
@@ -296,14 +305,18 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   }
 
   const int64_t multiprocessors = limits.multiprocessors;
-  // Whatever the layout: the workspace is for any.
-  const int64_t channel_blocks =
-      g.per_channel ? ceil_div(g.channels, 32 * kOwnChannels<Access::kChannels>) : g.channel_blocks;
-  const int64_t one_each = std::max<int64_t>(1, multiprocessors / channel_blocks);
-  const int64_t most = std::max<int64_t>(1, kMaxBlocks * multiprocessors / channel_blocks);
-  const int64_t worth = g.positions / (kChunkPositions * components);
-  cut.max_chunks = int(std::min(most, std::max(one_each, worth)));
-  cut.workspace_chunks = std::max(cut.max_chunks, kMaxCluster);
+  const auto chunks = [&](int64_t channel_blocks) {
+    const int64_t one_each = std::max<int64_t>(1, multiprocessors / channel_blocks);
+    const int64_t most = std::max<int64_t>(1, kMaxBlocks * multiprocessors / channel_blocks);
+    const int64_t worth = g.positions / (kChunkPositions * components);
+    return int(std::min(most, std::max(one_each, worth)));
+  };
+  // The workspace is asked for before it is known how all tensors lie.
+  const int64_t fewest_blocks = g.per_channel
+                                    ? ceil_div(g.channels, 32 * kOwnChannels<Access::kChannels>)
+                                    : ceil_div(g.groups, cut.most_groups);
+  cut.max_chunks = chunks(g.per_channel ? fewest_blocks : g.channel_blocks);
+  cut.workspace_chunks = std::max(chunks(fewest_blocks), kMaxCluster);
   return cut;
 }
 

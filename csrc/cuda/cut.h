@@ -19,14 +19,15 @@ constexpr int64_t kSmallWork = 3 * 16384;
 
 // How a problem is cut, whatever the device's occupancy.
 struct Cut {
-  bool supported;      // by kernels that hold whole groups of channels in registers
+  bool supported;      // by kernels that hold whole groups of channels, and by shared memory
   const char* reason;  // where it is not
   Geometry geometry;   // all but chunks, slots, resident and scope
   Access access;
   int compiled;                       // components
   int allocated;                      // components that the workspace holds, whatever the access
   int max_chunks;                     // that are worth it, across the grid
-  int workspace_chunks;               // that the workspace holds, whatever the plan
+  int workspace_chunks;               // that the workspace holds, whatever the access and plan
+  int most_groups;                    // of a block, whatever the access
   int held_channels, held_positions;  // by a thread, of a tile
   int element_bytes;
   int64_t slot_bytes;  // of one tensor's tile
@@ -40,10 +41,12 @@ struct CutOptions {
   int max_threads = 0;  // of a block; 0: what those of so many components allow. Tables have the
                         // same columns whatever it is.
   bool matrix = false;  // there are some by matrix products
-  int tensors = 1;      // whose tiles those keep in shared memory: 2 are the backward's
+  int tensors = 1;      // whose tiles they keep in shared memory: 2 are the backward's
+  bool vectors = true;  // else one element at a time, of which a tile has fewer
 };
 constexpr CutOptions kForwardCut{.matrix = true};
 constexpr CutOptions kBackwardCut{.matrix = true, .tensors = 2};
+constexpr CutOptions kMixtureCut{.max_threads = kMixtureThreads, .tensors = 2};
 
 // `others`: strides and pointers of the tensors beside x that the kernel walks with it.
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,

@@ -142,16 +142,22 @@ std::vector<T> unwritten(size_t count) {
   return std::vector<T>(count, std::numeric_limits<T>::quiet_NaN());
 }
 
-// Workspace as a caller may give it: aligned, and full of NaN.
+// Workspace as a caller may give it: aligned, and full of NaN. What lies behind it stays as it is.
 class PoisonedWorkspace {
  public:
-  explicit PoisonedWorkspace(size_t bytes) : memory_(bytes + 256, 0xff) {}
-  void* get() {
+  explicit PoisonedWorkspace(size_t bytes) : bytes_(bytes), memory_(bytes + 256 + kGuard, 0xff) {}
+  ~PoisonedWorkspace() {
+    const auto* const behind = get() + bytes_;
+    CHECK(std::all_of(behind, behind + kGuard, [](unsigned char byte) { return byte == 0xff; }));
+  }
+  unsigned char* get() {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     return memory_.data() + (256 - address % 256) % 256;
   }
 
  private:
+  static constexpr size_t kGuard = 1 << 20;
+  size_t bytes_;
   std::vector<unsigned char> memory_;
 };
 

@@ -1,5 +1,6 @@
 // The backward kernels, emulated: every family, layout and element type against the formulas.
 #include <cstdio>
+#include <optional>
 
 #include "cuda/backward.h"
 #include "cuda/evaluate.h"
@@ -22,8 +23,10 @@ double tolerance(bool input) {
   return std::is_same_v<S, __half> ? 1.0 / 1024 : 1.0 / 128;
 }
 
+// dy_layout: of dy, where it is not x's.
 template <class S>
-void check(const Shape& s, Layout layout, Family family, Mode mode) {
+void check(const Shape& s, Layout layout, Family family, Mode mode,
+           std::optional<Layout> dy_layout = {}) {
   using T = typename Element<S>::T;
   const unsigned seed = seed_of({s.batch, s.channels, s.length, s.components, s.groups, int(layout),
                                  int(family), int(mode), int(Element<S>::kScalar)});
@@ -34,7 +37,7 @@ void check(const Shape& s, Layout layout, Family family, Mode mode) {
   std::normal_distribution<double> normal;
   Vector upstream(m.x.size());
   for (double& value : upstream) value = normal(generator);
-  Array<S> x(s, layout), dy(s, layout), dx(s, layout);
+  Array<S> x(s, layout), dy(s, dy_layout.value_or(layout)), dx(s, layout);
   x.store(m.x);
   dy.store(upstream);
   const int64_t GK = s.groups * s.components, KC = s.components * s.channels;
@@ -171,6 +174,9 @@ int main() {
     check<float>({4, 18, 300, 3, 9}, layout, Family::kCluster, Mode::kTraining);
     check<float>({4, 5, 1100, 3, 5}, layout, Family::kCluster, Mode::kLearned);
   }
+  // A tensor that lies otherwise: the workspace is asked for by x alone.
+  check<float>({2, 64, 2048, 3, 8}, Layout::kPositions, Family::kStreaming, Mode::kLearned,
+               Layout::kSpaced);
   // What no kernel holds in registers: wide groups, and many components in double.
   for (const Layout layout : {Layout::kPositions, Layout::kChannels, Layout::kSpaced}) {
     for (const Mode mode : {Mode::kTraining, Mode::kDetached, Mode::kLearned, Mode::kEval}) {

@@ -91,6 +91,30 @@ void check_no_clusters(const char* reason) {
   CHECK(!d.supported && std::strcmp(d.reason, reason) == 0);
 }
 
+// Groups that fill a block's threads, on GPUs with less shared memory than a Hopper GPU: tiles of
+// fewer elements, and where those do not fit either, the general kernels.
+void check_shared_memory() {
+  auto& device = mixnorm::emulation::device();
+  const auto hopper = device;
+  device.compute_capability_major = 8;
+  for (const int kilobytes : {163, 99}) {
+    device.shared_memory_per_block_optin = kilobytes << 10;
+    device.shared_memory_per_multiprocessor = (kilobytes + 1) << 10;
+    for (const bool channels_last : {false, true}) {
+      for (const int64_t channels : {64, 256, 512, 1024, 2048}) {
+        for (const Direction direction : {kForward, kBackward}) {
+          const Description d =
+              describe({32, channels, 64, 3, 1, Scalar::kFloat, channels_last}, direction);
+          const bool held = kilobytes > 99 || channels < 512 || direction == kForward;
+          CHECK(d.supported && (d.family != Family::kGeneral) == held);
+          CHECK(d.shared_memory <= size_t(device.shared_memory_per_block_optin));
+        }
+      }
+    }
+  }
+  device = hopper;
+}
+
 // A plan is looked for once; another device has its own.
 void check_remembered() {
   using mixnorm::cuda::Plan;
@@ -119,6 +143,7 @@ int main() {
   device.multiprocessors = 132;
   const auto hopper = device;
   check_hopper();
+  check_shared_memory();
   check_remembered();
   device.cluster_launch = 0;
   check_no_clusters("no thread-block clusters on this device");

@@ -107,6 +107,22 @@ def test_other_devices(
     check(Problem((4, channels, side, side), 3, emulated=True), em_iters=1)
 
 
+@pytest.mark.parametrize(
+    ("kilobytes", "kernels"), [(163, "1 element at once"), (99, "general, 1 element at once")]
+)
+def test_wide_groups_where_shared_memory_is_small(
+    kilobytes: int, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of groups whose tiles of x and dy do not fit: fewer elements, or none held at all."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
+    torch.ops.mixnorm_emulated.emulate(0, kilobytes << 10, True, False)
+    problem = Problem((2, 512, 6, 6), 3, emulated=True)
+    plan = ops.cuda_plan(problem.x, 3, 1, backward=True, emulated=True)
+    assert kernels in plan
+    assert ("general" in plan) == ("general" in kernels)
+    check(problem)
+
+
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
