@@ -57,14 +57,13 @@ cudaError_t launch(const Input& dy, const Input& x, const Output& dx, int64_t co
   const bool sums_given = arguments.given.h1 != nullptr;
   const std::initializer_list<Tensor> others = {{dy.data, {dy.stride_n, dy.stride_c, dy.stride_l}},
                                                 {dx.data, {dx.stride_n, dx.stride_c, dx.stride_l}}};
-  Cut c = cut(x, others, components, groups, launch.limits, kBackwardCut);
   const bool learned = arguments.dmixture.mean != nullptr;
-  const bool mixture = learned && !c.geometry.per_channel;
-  Cut mixture_cut = cut(x, others, components, groups, launch.limits, kMixtureCut);
-  if (!c.supported || (mixture && !mixture_cut.supported)) {
+  const BackwardCuts cuts = cut_backward(x, others, components, groups, learned, launch.limits);
+  if (!cuts.supported) {
     return launch_general_backward(dy, x, dx, components, groups, arguments, launch);
   }
-  share_workspace(c, mixture_cut);
+  const Cut &c = cuts.backward, &mixture_cut = cuts.fewer_threads;
+  const bool mixture = learned && !c.geometry.per_channel;
   const Kernels<T> kernels = kernels_for<T>(x.scalar, c, mixture_cut);
   const bool one_sweep = sums_alone || sums_given;  // keeps nothing for another
   const Plan p = plan(c, reinterpret_cast<const void*>(kernels.backward), 2, launch.limits,
@@ -137,11 +136,8 @@ const void* backward_kernel_address(Scalar scalar, const Cut& cut) {
 size_t backward_workspace(const Input& x, int64_t components, int64_t groups,
                           const DeviceLimits& limits) {
   const size_t bytes = workspace_bytes(x, components, groups, limits);
-  const auto supported = [&](const CutOptions& options) {
-    return cut(x, {}, components, groups, limits, options).supported;
-  };
   // Those of a mixture that is learned hold fewer channels: the general ones then serve all of it.
-  if (supported(kBackwardCut) && supported(kMixtureCut)) return bytes;
+  if (cut_backward(x, {}, components, groups, true, limits).supported) return bytes;
   return std::max(bytes, general_workspace(x, components, groups, limits, Direction::kBackward));
 }
 size_t evaluate_backward_workspace(const Input& x, int64_t components, int64_t groups,

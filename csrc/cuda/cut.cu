@@ -320,6 +320,26 @@ Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components
   return cut;
 }
 
+BackwardCuts cut_backward(const Input& x, std::initializer_list<Tensor> others, int64_t components,
+                          int64_t groups, bool learned, const DeviceLimits& limits) {
+  const auto both = [&](const CutOptions& first, const CutOptions& second) {
+    BackwardCuts cuts{cut(x, others, components, groups, limits, first),
+                      cut(x, others, components, groups, limits, second), false};
+    const bool needs_second = learned && !cuts.backward.geometry.per_channel;
+    cuts.supported = cuts.backward.supported && (!needs_second || cuts.fewer_threads.supported);
+    share_workspace(cuts.backward, cuts.fewer_threads);
+    return cuts;
+  };
+  const BackwardCuts cuts = both(kBackwardCut, kMixtureCut);
+  // Where the tiles of only one are too large, vectors would leave the other a table it cannot
+  // read.
+  const bool one_table = cuts.backward.compiled == cuts.fewer_threads.compiled;
+  if (!learned || one_table || !cuts.supported) return cuts;
+  CutOptions first = kBackwardCut, second = kMixtureCut;
+  first.matrix = first.vectors = second.vectors = false;
+  return both(first, second);
+}
+
 void share_workspace(Cut& a, Cut& b) {
   const auto larger = [](int& first, int& second) { first = second = std::max(first, second); };
   larger(a.geometry.group_columns, b.geometry.group_columns);

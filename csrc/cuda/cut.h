@@ -52,7 +52,19 @@ constexpr CutOptions kMixtureCut{.max_threads = kMixtureThreads, .tensors = 2};
 Cut cut(const Input& x, std::initializer_list<Tensor> others, int64_t components, int64_t groups,
         const DeviceLimits& limits, const CutOptions& options = {});
 
-// One table and one workspace for both: the columns and the chunks of the larger.
+// The backward's, and that of its kernels for fewer threads: gradients of a mixture that is
+// learned, and eval's in one sweep. They share a table, of as many components, and a workspace: the
+// columns and the chunks of the larger.
+struct BackwardCuts {
+  Cut backward, fewer_threads;
+  bool supported;  // all that is asked for
+};
+
+// learned: the mixture is.
+BackwardCuts cut_backward(const Input& x, std::initializer_list<Tensor> others, int64_t components,
+                          int64_t groups, bool learned, const DeviceLimits& limits);
+
+// One workspace for both.
 void share_workspace(Cut& a, Cut& b);
 
 // Twice the positions for a block, and a tile, if it has room for the warps.

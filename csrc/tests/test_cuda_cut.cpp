@@ -113,12 +113,13 @@ void check_workspace(const Problem& p, Random& random) {
   check("forward", forward.supported ? bytes_of(p, forward) : general(Direction::kForward),
         forward_workspace(x, p.components, p.groups, p.limits));
   for (const bool learned : {false, true}) {
-    Cut backward = cut_of({dy, out}, kBackwardCut), mixture = cut_of({dy, out}, kMixtureCut);
-    const bool held =
-        backward.supported && (!learned || backward.geometry.per_channel || mixture.supported);
-    if (held) share_workspace(backward, mixture);
-    check("backward", held ? bytes_of(p, backward) : general(Direction::kBackward),
+    const BackwardCuts cuts = cut_backward(x, {dy, out}, p.components, p.groups, learned, p.limits);
+    check("backward", cuts.supported ? bytes_of(p, cuts.backward) : general(Direction::kBackward),
           backward_workspace(x, p.components, p.groups, p.limits));
+    const bool shared = learned && cuts.supported && !cuts.backward.geometry.per_channel;
+    CHECK(!shared ||
+          (cuts.backward.compiled == cuts.fewer_threads.compiled &&
+           cuts.backward.geometry.group_columns == cuts.fewer_threads.geometry.group_columns));
   }
 }
 

@@ -123,6 +123,17 @@ def test_wide_groups_where_shared_memory_is_small(
     check(problem)
 
 
+@pytest.mark.parametrize(("components", "groups"), [(1, 1), (2, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize("kilobytes", [120, 99])
+def test_both_backward_kernels_read_one_table(
+    kilobytes: int, components: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the tiles of one kernel fit and the other's do not, they hold elements alike."""
+    monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
+    torch.ops.mixnorm_emulated.emulate(0, kilobytes << 10, True, False)
+    check(Problem((4, 520, 4, 4), components, groups, emulated=True))
+
+
 def test_a_device_without_cooperative_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan streams there; resident kernels by name are an error."""
     monkeypatch.setenv("MIXNORM_CUDA_KERNELS", "auto")
