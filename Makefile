@@ -1,6 +1,7 @@
 # make demo    train with BN and with MN on real images, print the table, save the plots
 # make test    every test
 # make emulation   what runs the CUDA kernels' own source on the CPU, for the tests
+# make sanitize    C++ tests, and every test of the emulated CUDA kernels, under sanitizers
 # make check   lint, format, types, layers, register spills of CUDA and Triton kernels
 # make bench   the benchmark; ARGS="..." for its options
 # make gpu     in the current environment, without installing: tests on CUDA, benchmark, tuning
@@ -29,12 +30,15 @@ export MAX_JOBS
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
-RUN := PATH="$(abspath $(BIN)):$$PATH" python
+ENV := PATH="$(abspath $(BIN)):$$PATH"
+RUN := $(ENV) python
 NATIVE := setup.py tools/toolchain.py csrc/sources.txt $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
+SANITIZED := build-cmake
 CHECKS := check-lint check-format check-types check-layers check-spills check-triton
-.PHONY: demo test emulation check $(CHECKS) bench gpu gpu-inspect clean help
+SANITIZE := sanitize-native sanitize-emulated
+.PHONY: demo test emulation $(SANITIZED) sanitize $(SANITIZE) check $(CHECKS) bench gpu gpu-inspect clean help
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
@@ -45,6 +49,26 @@ test: $(VENV)/.dev $(VENV)/.emulation
 	$(RUN) -m pytest tests $(ARGS)
 
 emulation: $(VENV)/.dev $(VENV)/.emulation
+
+sanitize: $(SANITIZE)
+
+$(SANITIZED): $(VENV)/.dev
+	cmake -S . -B $@ -DMIXNORM_SANITIZE=address,undefined \
+	  -DPython3_EXECUTABLE="$(abspath $(BIN)/python)"
+	cmake --build $@ -j $(MAX_JOBS)
+
+sanitize-native: $(SANITIZED)
+	ctest --test-dir $< --output-on-failure -j $(MAX_JOBS)
+
+# The interpreter is not sanitized: the runtimes that the library needs are loaded ahead of it, in
+# the order of their names (AddressSanitizer's has to be first), and C++'s, whose exceptions they
+# watch. What Python itself leaks is not ours.
+RUNTIMES = $(shell ldd $(1) | awk '/lib(asan|stdc\+\+|ubsan)\.so/ { print $$3 }' | sort)
+
+sanitize-emulated: LIBRARY = $(abspath $(SANITIZED))/libmixnorm_emulated.so
+sanitize-emulated: $(SANITIZED) $(VENV)/.native
+	$(ENV) LD_PRELOAD="$(call RUNTIMES,$(LIBRARY))" ASAN_OPTIONS=detect_leaks=0 \
+	  MIXNORM_EMULATED_LIBRARY=$(LIBRARY) python -m pytest tests -k emulated $(ARGS)
 
 bench: $(VENV)/.demo $(VENV)/.native
 	$(RUN) -m bench $(ARGS)
