@@ -55,7 +55,7 @@ Plan plan_small(Cut cut, int tensors, const DeviceLimits& limits, Family family,
   }
   const int64_t tiles = std::max<int64_t>(g.tiles, 1);
   const int64_t slots = std::min(tiles, slots_within(cut, tensors, limits.shared_memory_per_block));
-  if (slots < tiles && (slots <= kStages || family == Family::kAuto)) {
+  if (slots < tiles && (slots < kStages || family == Family::kAuto)) {
     return refused(Family::kSmall, "too little shared memory");
   }
   const bool small = work(cut, tiles) <= most_work;
@@ -156,7 +156,7 @@ Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& 
   // The one with the most shared memory for its groups.
   for (int size = kMaxCluster; size > 1; size /= 2) {
     const bool fits = slots(size) == tiles(size);
-    if (!fits && (slots(size) <= kStages ||
+    if (!fits && (slots(size) < kStages ||
                   (family == Family::kAuto && tiles(size) > kMaxOverflow * slots(size)))) {
       break;
     }
@@ -168,11 +168,75 @@ Plan plan_cluster(Cut cut, const void* kernel, int tensors, const DeviceLimits& 
   return refuse("too few groups for clusters to keep the device busy, or too large ones");
 }
 
+int chunks_of(const Cut& cut, int64_t blocks) {
+  const Geometry& g = cut.geometry;
+  return int(std::max<int64_t>(
+      1, std::min({blocks / g.channel_blocks, int64_t(cut.max_chunks), g.tiles})));
+}
+
+// How many blocks of `p` a multiprocessor runs at once; 0 where it runs none.
+cudaError_t blocks_at_once(const Plan& p, const void* kernel, const DeviceLimits& limits,
+                           int* blocks) {
+  *blocks = 0;
+  if (p.shared_memory > size_t(limits.shared_memory_per_block)) return cudaSuccess;
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, kernel, p.threads, p.shared_memory);
+}
+
+bool keeps_all(const Plan& p) {
+  const Geometry& g = p.geometry;
+  return g.resident && ceil_div(g.tiles, g.chunks) <= g.slots;
+}
+
+// The whole grid on the device at once, `blocks` to a multiprocessor.
+Plan plan_resident(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+                   Family family, int blocks) {
+  const auto refuse = [](const char* reason) { return refused(Family::kResident, reason); };
+  if (!limits.cooperative_launch) return refuse("no cooperative launch here");
+  const int64_t room =
+      std::min<int64_t>(limits.shared_memory_per_block,
+                        limits.shared_memory_per_multiprocessor / blocks - kReservedBytes);
+  const int64_t at_once = int64_t(blocks) * limits.multiprocessors;
+  const int chunks = chunks_of(cut, at_once);
+  const int64_t grid = int64_t(chunks) * cut.geometry.channel_blocks;
+  const int64_t tiles = std::max<int64_t>(1, ceil_div(cut.geometry.tiles, chunks));
+  const int64_t slots = std::min(tiles, slots_within(cut, tensors, room));
+  if (grid > at_once) return refuse("more groups of channels than blocks at once");
+  // Not half of it for blocks that are few enough to have all.
+  const bool halved = slots < tiles && grid <= at_once - limits.multiprocessors;
+  if (halved || slots < std::min<int64_t>(tiles, kStages))
+    return refuse("too little shared memory");
+  if (family == Family::kAuto && tiles > kMaxOverflow * slots) {
+    return refuse("most of the tensor would not fit");
+  }
+  Plan p = resident_plan(cut, tensors, Family::kResident, Scope::kGrid, chunks, slots,
+                         slots < tiles ? "a part of the tensor fits the shared memory"
+                                       : "the tensor fits the shared memory");
+  int possible = 0;
+  p.error = blocks_at_once(p, kernel, limits, &possible);
+  return p.error != cudaSuccess || possible >= blocks ? p : refuse("too little shared memory");
+}
+
+// reason: why nothing stays.
+Plan plan_streaming(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
+                    const char* reason) {
+  Plan p = resident_plan(cut, tensors, Family::kStreaming, Scope::kGrid, 1, kStages, reason);
+  p.geometry.resident = false;
+  int blocks = 0;
+  p.error = blocks_at_once(p, kernel, limits, &blocks);
+  if (p.error != cudaSuccess) return p;
+  if (blocks == 0) return refused(Family::kStreaming, "too little shared memory");
+  p.geometry.chunks = chunks_of(cut, int64_t(blocks) * limits.multiprocessors);
+  p.blocks = p.geometry.chunks * p.geometry.channel_blocks;
+  return p;
+}
+
 Plan find_plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimits& limits,
                Family family) {
-  Plan p{cudaErrorNotSupported, cut.reason, Family::kStreaming, cut.geometry, 0, 0, 0};
-  if (!cut.supported) return p;
+  if (!cut.supported) return refused(Family::kStreaming, cut.reason);
   const auto ready = [](const Plan& found) { return found.error == cudaSuccess; };
+  if (family == Family::kStreaming) {
+    return plan_streaming(cut, kernel, tensors, limits, "asked for");
+  }
   if (family == Family::kAuto && limits.cluster_launch) {
     const Plan small = plan_small(cut, tensors, limits, family, kSmallWorkBesideClusters);
     if (ready(small)) return small;
@@ -185,67 +249,14 @@ Plan find_plan(const Cut& cut, const void* kernel, int tensors, const DeviceLimi
     const Plan small = plan_small(cut, tensors, limits, family);
     if (ready(small) || family == Family::kSmall) return small;
   }
-  Geometry& g = p.geometry;
-  p.threads = 32 * warps(g);
-  const int64_t slot = cut.slot_bytes * tensors;
-  const auto occupancy = [&](size_t bytes) {
-    int blocks = 0;
-    if (bytes > size_t(limits.shared_memory_per_block)) return 0;
-    p.error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, p.threads, bytes);
-    return p.error == cudaSuccess ? blocks : 0;
-  };
-  const auto chunks_of = [&](int blocks) {
-    const int64_t room = int64_t(blocks) * limits.multiprocessors / g.channel_blocks;
-    return int(std::max<int64_t>(1, std::min({room, int64_t(cut.max_chunks), g.tiles})));
-  };
-
-  p.reason = "no cooperative launch here";
-  for (int blocks = 2; limits.cooperative_launch && family != Family::kStreaming && blocks > 0;
-       --blocks) {
-    const int64_t room =
-        std::min<int64_t>(limits.shared_memory_per_block,
-                          limits.shared_memory_per_multiprocessor / blocks - kReservedBytes);
-    const int64_t fit = (room - cut.scratch_bytes) / slot;
-    g.chunks = chunks_of(blocks);
-    const int64_t tiles = ceil_div(g.tiles, g.chunks);
-    g.slots = int(std::min(std::max<int64_t>(tiles, 1), fit));
-    p.blocks = g.chunks * g.channel_blocks;
-    p.shared_memory = g.slots * slot + cut.scratch_bytes;
-    p.reason = "more groups of channels than blocks at once";
-    if (p.blocks > blocks * limits.multiprocessors) continue;
-    p.reason = "too little shared memory";
-    // Not half of it for blocks that are few enough to have all.
-    if (g.slots < tiles && p.blocks <= (blocks - 1) * limits.multiprocessors) continue;
-    if (g.slots < 1 || (g.slots < tiles && g.slots <= kStages)) continue;
-    if (occupancy(p.shared_memory) < blocks) continue;
-    p.reason = "most of the tensor would not fit";
-    if (family == Family::kAuto && tiles > kMaxOverflow * g.slots) continue;
-    g.resident = true;
-    p.family = Family::kResident;
-    p.reason = g.slots < tiles ? "a part of the tensor fits the shared memory"
-                               : "the tensor fits the shared memory";
-    p.error = cudaSuccess;
-    return p;
-  }
-  if (family == Family::kResident) {
-    p.error = cudaErrorNotSupported;
-    return p;
-  }
-
-  g.resident = false;
-  g.slots = kStages;
-  p.family = Family::kStreaming;
-  p.shared_memory = g.slots * slot + cut.scratch_bytes;
-  const int blocks = occupancy(p.shared_memory);
-  if (blocks == 0) {
-    if (p.error == cudaSuccess) p.error = cudaErrorNotSupported;
-    p.reason = "too little shared memory";
-    return p;
-  }
-  g.chunks = chunks_of(blocks);
-  p.blocks = g.chunks * g.channel_blocks;
-  if (family == Family::kStreaming) p.reason = "asked for";
-  return p;
+  // Of two blocks one works while the other waits; but one may keep all where two do not.
+  const Plan two = plan_resident(cut, kernel, tensors, limits, family, 2);
+  if (ready(two) && keeps_all(two)) return two;
+  const Plan one = plan_resident(cut, kernel, tensors, limits, family, 1);
+  if (ready(one) && (keeps_all(one) || !ready(two))) return one;
+  if (ready(two)) return two;
+  if (family == Family::kResident) return one;
+  return plan_streaming(cut, kernel, tensors, limits, one.reason);
 }
 
 // All that a plan depends on.
@@ -306,8 +317,7 @@ Description describe(Direction direction, const Input& x, int64_t components, in
   d.reason = p.reason;
   if (p.error != cudaSuccess) return d;
   const int64_t tiles = ceil_div(p.geometry.tiles, p.geometry.chunks);
-  const bool fits = p.geometry.resident && tiles <= p.geometry.slots;
-  const int64_t kept = fits ? tiles : p.geometry.resident ? p.geometry.slots - kStages : 0;
+  const int64_t kept = keeps_all(p) ? tiles : p.geometry.resident ? p.geometry.slots : 0;
   return {true,
           p.family,
           c.access,

@@ -7,7 +7,8 @@ namespace mixnorm::cuda {
 
 // Tiles [first, first + count) of a chunk, and where they stay. What fits its slots is loaded once
 // and kept; the others ("overflow", the first ones) pass through a ring of kStages slots. Sweeps
-// alternate in direction, so an overflow tile is read again soonest after it was last.
+// alternate in direction, so the next one finds in the ring the overflow tiles that it begins with:
+// no slot is lost to the ring.
 class Residency {
  public:
   __device__ Residency(const Geometry& g, int chunk) {
@@ -15,13 +16,17 @@ class Residency {
     count = static_cast<int>(g.tiles * (chunk + 1) / g.chunks - first);
     const bool fits = g.resident && count <= g.slots;
     ring_ = fits ? 0 : kStages;
-    overflow_ = fits ? 0 : g.resident && g.slots > kStages ? count - (g.slots - kStages) : count;
+    overflow_ = fits ? 0 : g.resident ? count - (g.slots - kStages) : count;
   }
 
   __device__ int slot(int tile) const {
     return tile < overflow_ ? tile % kStages : ring_ + tile - overflow_;
   }
-  __device__ bool must_load(int tile, bool loaded) const { return !loaded || tile < overflow_; }
+  // loaded: there was a sweep before. up: this one's direction.
+  __device__ bool must_load(int tile, bool loaded, bool up) const {
+    if (!loaded) return true;
+    return up ? kStages <= tile && tile < overflow_ : tile < overflow_ - kStages;
+  }
 
   int64_t first;
   int count;
@@ -78,7 +83,7 @@ struct WalkOver {
     Spot<kTensors> ahead = in.at(place, behind, kStages - 1);
     for (int i = 0; i < count + kStages - 1; ++i) {
       const int tile = up ? i : count - 1 - i;
-      if (i < count && residency.must_load(tile, loaded)) {
+      if (i < count && residency.must_load(tile, loaded, up)) {
         Tiles::copy(place, in, ahead, positions_from(tile),
                     own + residency.slot(tile) * stage_bytes);
       }

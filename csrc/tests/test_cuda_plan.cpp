@@ -75,6 +75,8 @@ void check_hopper() {
   check({4, 16, 49, 3, 1}, kForward, Family::kSmall, 1, true);
   // Blocks that are one to a multiprocessor have all of its shared memory.
   check({64, 1156, 64, 3, 1}, kForward, Family::kResident, 1, true);
+  // Two blocks to a multiprocessor would have 3 of their 4 tiles each, one all 6 of its own.
+  check({64, 256, 14 * 14, 3, 1}, kBackward, Family::kResident, 1, true);
   // Channels enough for every multiprocessor fit a block each.
   check({32, 256, 28 * 28, 3, 256}, kForward, Family::kSmall, 1, true);
   // A cluster takes whole sectors of rows of channels: those of 64 are too few clusters.
