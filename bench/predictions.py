@@ -108,7 +108,8 @@ def read(line: str) -> Plan:
 
 def bound(shape: Shape, direction: str, plan: Plan, counts: dict[str, Any]) -> Bound:
     """The sum of each sweep's larger bound: bytes over the bandwidth, instructions over the issue
-    rate of the multiprocessors that have as much to do as the busiest.
+    rate of the multiprocessors that have as much to do as the busiest. A second sweep has fewer of
+    both for the tiles that were kept.
 
     ``counts``: layout -> kernel -> instructions an element.
     """
@@ -118,17 +119,21 @@ def bound(shape: Shape, direction: str, plan: Plan, counts: dict[str, Any]) -> B
     imbalance = max(1.0, H200_MULTIPROCESSORS * busiest / shape.elements)
     kept = plan.kept / plan.tiles
     first, second = DIRECTIONS[direction]
-    reads = PASSES[first]
     instructions: dict[str, float] = counts[COUNTED[plan.access]]
 
-    def sweep(kernel: str, passes: float) -> float:
+    def sweep(passes: float, issued: float) -> float:
         memory = passes * shape.elements * size / H200_BYTES_PER_S
-        return max(memory, instructions[kernel] * share * imbalance)
+        return max(memory, issued * share * imbalance)
 
-    def both(kept: float) -> float:
-        return sweep(first, reads) + sweep(second, PASSES[second] - reads * kept)
+    def again(kernel: str, cached: bool = False) -> float:
+        """A sweep of this kernel over what another has swept before."""
+        fewer = f"{kernel}, kept"
+        least = PASSES[fewer]
+        passes = least if cached else kept * least + (1 - kept) * PASSES[kernel]
+        return sweep(passes, kept * instructions[fewer] + (1 - kept) * instructions[kernel])
 
-    return Bound(both(kept), both(1.0), sweep("moments", 1 - kept))
+    once = sweep(PASSES[first], instructions[first])
+    return Bound(once + again(second), once + again(second, cached=True), again("moments"))
 
 
 def predictions_section(folder: Path) -> str:

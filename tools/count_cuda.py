@@ -5,7 +5,8 @@
 
 Each sweep is compiled as a kernel of its own for sm_90, for float32 and bfloat16 at K = 3 and every
 way to reach elements, and its loop over tiles is counted, with the loops inside as often as a
-thread runs them. Needs nvcc, and Triton for nvdisasm.
+thread runs them. "Kept" sweeps are those over tiles that stayed on chip since the sweep before.
+Needs nvcc, and Triton for nvdisasm.
 """
 
 import json
@@ -45,28 +46,30 @@ LAYOUTS = {
 }
 """Rows of contiguous tensors are odd where their length is no multiple of 4."""
 SWEEPS = {
-    "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
-    "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, p.steps)",
+    "moments": "sum_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch, shared, sweep)",
+    "normalize": "normalize<S, 3, A>(g, p.x, p.y, p.table, scratch, shared, sweep)",
     "output_sums": (
-        "sum_output_gradients<S, 3, A>(g, p.tensors, p.table, p.partials, scratch, shared, 0)"
+        "sum_output_gradients<S, 3, A>(g, p.tensors, p.table, p.partials, scratch, shared, sweep)"
     ),
     "input_gradient": (
         "differentiate_input<S, 3, A>"
-        "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, 1)"
+        "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, sweep)"
     ),
 }
+KEPT = ("moments", "normalize", "input_gradient")
+"""What follows another sweep over the same tiles: EM steps, and the second of each direction."""
 PER_CHANNEL_SWEEPS = {
     "moments": (
-        "sum_own_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch.exchange, shared, p.steps)"
+        "sum_own_moments<S, 3, A>(g, p.x, p.table, p.partials, scratch.exchange, shared, sweep)"
     ),
-    "normalize": "normalize_own<S, 3, A>(g, p.x, p.y, p.table, shared, p.steps)",
+    "normalize": "normalize_own<S, 3, A>(g, p.x, p.y, p.table, shared, sweep)",
     "output_sums": (
         "sum_own_output_gradients<S, 3, A>"
-        "(g, p.tensors, p.table, p.partials, scratch.exchange, shared, 0)"
+        "(g, p.tensors, p.table, p.partials, scratch.exchange, shared, sweep)"
     ),
     "input_gradient": (
         "differentiate_own<S, 3, A>(g, p.tensors, p.table, p.arguments.responsibility_grad, false,"
-        " p.partials, scratch.exchange, shared, 1)"
+        " p.partials, scratch.exchange, shared, sweep)"
     ),
 }
 SOURCE = """
@@ -76,9 +79,14 @@ using namespace mixnorm::cuda;
 using S = {type};
 constexpr Access A = Access::{access};
 __global__ void __launch_bounds__({bounds})
-    sweep(const __grid_constant__ {problem}<float> p) {{
+    kernel(const __grid_constant__ {problem}<float> p, int sweep) {{
   MIXNORM_DYNAMIC_SHARED(shared);
-  const Geometry& g = p.geometry;
+  Geometry g = p.geometry;
+  g.resident = {kept};
+  if (g.resident) {{  // the compiler sees that all tiles are kept
+    g.slots = 0x7fffffff;
+    sweep = 2;
+  }}
   const Scratch<float, 3> scratch(shared, g, {tensors} * {tiles}<S, 3, A>::slot_bytes());
   {call};
 }}
@@ -93,10 +101,12 @@ def main(argv: list[str]) -> int:
         print("count_cuda: expected the path to write, and nvcc", file=sys.stderr)
         return 2
     rows = [
-        _count(home, sweep, dtype, layout, per_channel)
+        _count(home, sweep, dtype, layout, per_channel, kept)
         for dtype in TYPES
         for layout in LAYOUTS
-        for sweep in SWEEPS
+        for kept in (False, True)
+        for sweep in (KEPT if kept else SWEEPS)
+        if not (kept and per_channel)  # the counts above do for it
     ]
     content = {
         "compiler": f"nvcc {toolchain.nvcc_version(home)}",
@@ -121,7 +131,9 @@ def compile_sweep(home: Path, source: str) -> bytes:
         return out.read_bytes()
 
 
-def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> dict[str, object]:
+def _count(
+    home: Path, sweep: str, dtype: str, name: str, per_channel: bool, kept: bool
+) -> dict[str, object]:
     layout = LAYOUTS[name]
     backward = sweep in ("output_sums", "input_gradient")
     source = SOURCE.format(
@@ -129,6 +141,7 @@ def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> 
         access=layout.access,
         problem="BackwardProblem" if backward else "ForwardProblem",
         tensors=2 if backward else 1,
+        kept="true" if kept else "false",
         call=(PER_CHANNEL_SWEEPS if per_channel else SWEEPS)[sweep],
         tiles="OwnTiles" if per_channel else "TileAccess",
         bounds="kOwnThreads, 2" if per_channel else "kMaxThreads<float, 3>, 1",
@@ -144,8 +157,8 @@ def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> 
             return elements / PART
         if "SHFL" in found:
             return layout.channel_lanes.bit_length() - 1
-        # The loop over positions has exponentials, the one within it adds up the warps.
-        return layout.positions / THREADS if "MUFU" in found else warps - 1
+        # The loop over positions leaves what it finds, the one within it adds up the warps.
+        return layout.positions / THREADS if "STS" in found else warps - 1
 
     # Single elements of two bytes have no asynchronous copy.
     counts = count_loop(cubin, elements, "LDG", repeats)
@@ -154,7 +167,7 @@ def _count(home: Path, sweep: str, dtype: str, name: str, per_channel: bool) -> 
     return {
         "dtype": dtype,
         "layout": name,
-        "kernel": sweep,
+        "kernel": f"{sweep}, kept" if kept else sweep,
         "registers": registers,
         "threads": THREADS,
         "blocks": 65536 // (-(-registers // 8) * 8 * THREADS),

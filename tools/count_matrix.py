@@ -17,15 +17,15 @@ import toolchain
 from triton_aot import LoopCounts, count_loop, registers_and_stack
 
 MATRIX_SWEEPS = {
-    "moments": "sum_matrix_moments<S, K, A>(g, p.x, p.table, p.partials, scratch, shared, p.steps)",
-    "normalize": "normalize_by_products<S, K, A>(g, p.x, p.y, p.table, scratch, shared, p.steps)",
+    "moments": "sum_matrix_moments<S, K, A>(g, p.x, p.table, p.partials, scratch, shared, sweep)",
+    "normalize": "normalize_by_products<S, K, A>(g, p.x, p.y, p.table, scratch, shared, sweep)",
     "output_sums": (
         "sum_matrix_output_gradients<S, K, A>"
-        "(g, p.tensors, p.table, p.partials, scratch, shared, 0)"
+        "(g, p.tensors, p.table, p.partials, scratch, shared, sweep)"
     ),
     "input_gradient": (
         "differentiate_by_products<S, K, A>"
-        "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, 1)"
+        "(g, p.tensors, p.table, p.arguments.responsibility_grad, scratch, shared, sweep)"
     ),
 }
 SOURCE = """
@@ -36,9 +36,10 @@ using S = float;
 constexpr int K = {components};
 constexpr Access A = Access::{access};
 __global__ void __launch_bounds__({threads}, 1)
-    sweep(const __grid_constant__ {problem}<float> p) {{
+    kernel(const __grid_constant__ {problem}<float> p, int sweep) {{
   MIXNORM_DYNAMIC_SHARED(shared);
-  const Geometry& g = p.geometry;
+  Geometry g = p.geometry;
+  g.resident = false;
   const Scratch<float, K> scratch(shared, g, {tensors} * {tiles}::slot_bytes());
   {call};
 }}

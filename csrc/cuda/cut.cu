@@ -129,8 +129,11 @@ void size_tiles(Cut& cut, int position_warps) {
   }
   cut.slot_bytes =
       int64_t(cut.held_channels) * cut.held_positions * 32 * warps(g) * cut.element_bytes;
+  const int64_t number = cut.element_bytes == 8 ? 8 : 4;
+  const int64_t nu = weights_size(g, cut.compiled) * number;
+  cut.nu_bytes = g.matrix ? 0 : nu;
   cut.scratch_bytes =
-      scratch_sizes(g, cut.compiled, cut.held_channels).total() * (cut.element_bytes == 8 ? 8 : 4);
+      scratch_sizes(g, cut.compiled, cut.held_channels).total() * number + (g.matrix ? nu : 0);
 }
 
 bool room_for_twice_the_warps(const Geometry& g) { return 2 * warps(g) <= kWarps; }
@@ -371,8 +374,10 @@ bool narrow_blocks(Cut& cut) {
   return true;
 }
 
+int64_t tile_bytes(const Cut& cut, int tensors) { return cut.slot_bytes * tensors + cut.nu_bytes; }
+
 int64_t slots_within(const Cut& cut, int tensors, int64_t shared_memory) {
-  return (shared_memory - cut.scratch_bytes) / (cut.slot_bytes * tensors);
+  return (shared_memory - cut.scratch_bytes) / tile_bytes(cut, tensors);
 }
 
 }  // namespace mixnorm::cuda

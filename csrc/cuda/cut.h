@@ -31,6 +31,7 @@ struct Cut {
   int held_channels, held_positions;  // by a thread, of a tile
   int element_bytes;
   int64_t slot_bytes;  // of one tensor's tile
+  int64_t nu_bytes;    // beside the tensors of every tile
   int64_t scratch_bytes;
 
   bool operator==(const Cut&) const = default;
@@ -73,7 +74,9 @@ bool widen_tiles(Cut& cut);
 // Half of the groups for a block, if rows of channels are then still whole sectors of memory.
 bool narrow_blocks(Cut& cut);
 
-// The most tiles that a block of some has shared memory for, of so many tensors each.
+// What a tile of so many tensors takes in its slot.
+int64_t tile_bytes(const Cut& cut, int tensors);
+// The most of them that a block of some has shared memory for.
 int64_t slots_within(const Cut& cut, int tensors, int64_t shared_memory);
 
 // x with rows joined where the cut joins them.

@@ -21,17 +21,22 @@ __device__ void differentiate_evaluation(const Geometry& g, const GradientTensor
   sum_moment_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot at) {
     const Tile tile(slot, rows);
+    T* const tile_nu = scratch.nu_of(g, at.index);
     if constexpr (K > 1) {
-      logit_gradients<K, false>(g, place, tile, rows, count, responsibility_grad, scratch,
-                                static_cast<T*>(nullptr));
+      responsibilities<K>(g, place, tile.x, rows, count, scratch, tile_nu,
+                          static_cast<T*>(nullptr));
+      if (responsibility_grad) {
+        logit_gradients<K, false>(g, place, tile, rows, count, scratch, tile_nu,
+                                  static_cast<T*>(nullptr));
+      }
     }
     T dx[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, tile_nu, nu);
       const auto scale = rows.row(Row<K>::scale(k));
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) {

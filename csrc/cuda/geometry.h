@@ -154,9 +154,18 @@ constexpr int table_rows(int components) { return 9 * components - 2; }
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {
-  int64_t exchange, weights, masses, constants;
-  MIXNORM_HOST_DEVICE int64_t total() const { return exchange + 2 * weights + masses + constants; }
+  int64_t exchange, dlogit, masses, constants;
+  // Behind which nu lies: of one tile at a time for matrix products, else of each in a slot.
+  MIXNORM_HOST_DEVICE int64_t total() const {
+    return (exchange + dlogit + masses + constants + 3) / 4 * 4;
+  }
 };
+
+// nu, or dlogit, of a tile.
+MIXNORM_HOST_DEVICE int64_t weights_size(const Geometry& g, int components) {
+  if (g.per_channel) return 0;
+  return (int64_t(components) * g.block_groups * g.tile_positions + 3) / 4 * 4;
+}
 
 // channels: kChannels of a thread.
 MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components, int channels) {
@@ -172,8 +181,7 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
   const int64_t logits = rows * g.block_groups * g.channel_warps * positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;
   const int64_t merge = int64_t(3) * 32 * warps(g) * 2;  // three doubles a thread
-  const int64_t weights = int64_t(components) * g.block_groups * g.tile_positions;
-  return {(most(most(logits, sums), merge) + 3) / 4 * 4, (weights + 3) / 4 * 4,
+  return {(most(most(logits, sums), merge) + 3) / 4 * 4, weights_size(g, components),
           int64_t(components) * warps(g),
           int64_t(components) * g.block_groups * 2 * (1 + g.channel_warps)};
 }

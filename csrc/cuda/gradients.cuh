@@ -40,11 +40,13 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
   sum_odds_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot at) {
     // dy is 0 outside the tensor, which keeps what x' is there out of the sums.
     Tile tile(slot, rows);
+    T* const tile_nu = scratch.nu_of(g, at.index);
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, tile.x, rows, count, scratch, static_cast<T*>(nullptr));
+      responsibilities<K>(g, place, tile.x, rows, count, scratch, tile_nu,
+                          static_cast<T*>(nullptr));
     }
 #pragma unroll
     for (int c = 0; c < kOwned; ++c) {
@@ -54,7 +56,7 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, tile_nu, nu);
       sums.add(k, nu, tile.dy, tile.x);
     }
   });
@@ -62,54 +64,48 @@ __device__ void sum_output_gradients(const Geometry& g, const GradientTensors<T>
              partials.sums + int64_t(walk.chunk) * 2 * K * columns(g));
 }
 
-// Leaves nu and dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory: dnu needs no nu, so
-// its parts and those of the log-odds meet at once. kMoments: statistics of the batch depend on x.
-// Without `wanted` dlogit is 0. Adds dlogit to the thread's share of `mass` unless that is null.
-// Ends with a barrier.
+// Leaves dlogit_k = nu_k (dnu_k - sum_j nu_j dnu_j) in shared memory, from the tile's nu. kMoments:
+// statistics of the batch depend on x. Adds dlogit to the thread's share of `mass` unless that is
+// null. Ends with a barrier.
 template <int K, bool kMoments, class Tile, class Place, class T>
 __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& place,
                                                 const Tile& tile, const typename Tile::Rows& rows,
-                                                int count, bool wanted,
-                                                const Scratch<T, K>& scratch, T* mass) {
+                                                int count, const Scratch<T, K>& scratch,
+                                                const T* tile_nu, T* mass) {
   static_assert(K > 1, "a single component has no logits");
-  T partial[2 * K - 1][Tile::kHeld] = {};
-  add_log_odds<K>(tile.x, rows, partial);
-  if (wanted) {
+  T partial[K][Tile::kHeld] = {};
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
-      const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
-      const auto linear = rows.row(Row<K>::moment_linear(k));
+  for (int k = 0; k < K; ++k) {
+    const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
+    const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
+    const auto linear = rows.row(Row<K>::moment_linear(k));
 #pragma unroll
-      for (int c = 0; c < Tile::kOwned; ++c) {
+    for (int c = 0; c < Tile::kOwned; ++c) {
 #pragma unroll
-        for (int r = 0; r < Tile::kHeld; ++r) {
-          T& dnu = partial[K - 1 + k][r];
-          const T x = tile.x[c][r];
-          dnu += tile.dy[c][r] * (scale.value[c] * x + offset.value[c]);
-          if constexpr (kMoments) dnu += x * (quadratic.value[c] * x + linear.value[c]);
-        }
+      for (int r = 0; r < Tile::kHeld; ++r) {
+        T& dnu = partial[k][r];
+        const T x = tile.x[c][r];
+        dnu += tile.dy[c][r] * (scale.value[c] * x + offset.value[c]);
+        if constexpr (kMoments) dnu += x * (quadratic.value[c] * x + linear.value[c]);
       }
     }
   }
   exchange_positions(g, place, partial, scratch.exchange);
   const T* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
-  // A single component's is 0, also where dnu is not finite.
-  const bool zero = !wanted || g.components == 1;
   for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
-    T sums[2 * K - 1], nu[K], dnu[K], average = 0;
-    exchanged(g, place, scratch.exchange, p, sums);
-    position_responsibilities(g, place, sums, scratch, nu);
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      dnu[k] = sums[K - 1 + k] + constants[k];
-      average += nu[k] * dnu[k];
-    }
+    T nu[K], dnu[K], average = 0;
+    exchanged(g, place, scratch.exchange, p, dnu);
     const int start = place.group_slot * K * row_width<K>(g) + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const T dlogit = zero || p >= count ? T(0) : nu[k] * (dnu[k] - average);
-      scratch.nu[start + k * g.tile_positions] = p < count ? nu[k] : T(0);
+      nu[k] = tile_nu[start + k * g.tile_positions];
+      dnu[k] += constants[k];
+      average += nu[k] * dnu[k];
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      // A single component's is 0, also where dnu is not finite.
+      const T dlogit = g.components == 1 || p >= count ? T(0) : nu[k] * (dnu[k] - average);
       scratch.dlogit[start + k * g.tile_positions] = dlogit;
       if (mass != nullptr) mass[k] += dlogit;
     }
@@ -154,17 +150,25 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
   sum_odds_constants<K>(g, place, table, scratch);
   sum_moment_constants<K>(g, place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot at) {
     const Tile tile(slot, rows);
+    T* const tile_nu = scratch.nu_of(g, at.index);
     if constexpr (K > 1) {
-      logit_gradients<K, true>(g, place, tile, rows, count, responsibility_grad, scratch,
-                               static_cast<T*>(nullptr));
+      // A tile that stayed has the nu that the sums' sweep gave it.
+      if (!at.kept) {
+        responsibilities<K>(g, place, tile.x, rows, count, scratch, tile_nu,
+                            static_cast<T*>(nullptr));
+      }
+      if (responsibility_grad) {
+        logit_gradients<K, true>(g, place, tile, rows, count, scratch, tile_nu,
+                                 static_cast<T*>(nullptr));
+      }
     }
     T dx[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, tile_nu, nu);
       const auto scale = rows.row(Row<K>::scale(k));
       const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
       const auto linear = rows.row(Row<K>::moment_linear(k));

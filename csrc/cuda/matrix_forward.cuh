@@ -19,7 +19,7 @@ __device__ void sum_matrix_moments(const Geometry& g, const Tensor& x, const flo
   MatrixSums<K> sums;
   float mass[kMatrixBlocks<K>][2] = {};
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot) {
     {
       float values[kMatrixChannels][kMatrixPositions];
       Tiles::read(slot, 0, values);
@@ -57,7 +57,7 @@ __device__ void normalize_by_products(const Geometry& g, const Tensor& x, const 
   const MatrixThread& place = walk.place;
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count, TileSlot) {
     float values[kMatrixChannels][kMatrixPositions];
     Tiles::read(slot, 0, values);
     centre(values, load_shift<K, kMatrixChannels>(table, opaque(place.column)));

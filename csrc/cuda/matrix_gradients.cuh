@@ -28,7 +28,7 @@ __device__ void sum_matrix_output_gradients(const Geometry& g,
   sum_odds_constants<K>(g, walk.place, table, scratch);
   MatrixSums<K> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot) {
     {
       const MatrixThread place = opaque(walk.place);
       float x[kMatrixChannels][kMatrixPositions];
@@ -286,7 +286,7 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
   sum_odds_constants<K>(g, walk.place, table, scratch);
   sum_moment_constants<K>(g, walk.place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot) {
     exchange_logits<S, K, kAccess>(g, opaque(walk.place), table, slot, responsibility_grad,
                                    scratch.exchange);
     exchanged_weights<K>(g, opaque(walk.place), count, responsibility_grad, scratch);

@@ -22,8 +22,11 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count) {
-    logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, true, scratch, mass);
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot at) {
+    T* const tile_nu = scratch.nu_of(g, at.index);
+    responsibilities<K>(g, place, Tile(slot, rows).x, rows, count, scratch, tile_nu,
+                        static_cast<T*>(nullptr));
+    logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, scratch, tile_nu, mass);
     // Not held beside the sums and what is exchanged.
     const Tile tile(slot, typename Tile::Rows(table, opaque(place.column)));
     T squares[kOwned][kHeld];

@@ -18,12 +18,13 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot at) {
     T values[kOwned][kHeld];
     W::Tiles::read(slot, 0, values);
+    T* const tile_nu = scratch.nu_of(g, at.index);
     centre(values, rows.row(Row<K>::kShift));
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, values, rows, count, scratch, mass);
+      responsibilities<K>(g, place, values, rows, count, scratch, tile_nu, mass);
     }
     T squares[kOwned][kHeld];
 #pragma unroll
@@ -34,7 +35,7 @@ __device__ void sum_moments(const Geometry& g, const Tensor& x, const T* table,
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, tile_nu, nu);
       sums.add(k, nu, values, squares);
     }
   });

@@ -1,4 +1,5 @@
-// y = sum_k nu_k (scale_k x' + offset_k), tile by tile.
+// y = sum_k nu_k (scale_k x' + offset_k), tile by tile. A tile that stayed has the nu that the last
+// sweep of the moments gave it, under the same mixture.
 #pragma once
 
 #include "cuda/posterior.cuh"
@@ -17,18 +18,22 @@ __device__ void normalize(const Geometry& g, const Tensor& x, const Tensor& y, c
                                                                                   place.column);
   sum_odds_constants<K>(g, place, table, scratch);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int count, TileSlot at) {
     T values[kOwned][kHeld];
     W::Tiles::read(slot, 0, values);
+    T* const tile_nu = scratch.nu_of(g, at.index);
     centre(values, rows.row(Row<K>::kShift));
     if constexpr (K > 1) {
-      responsibilities<K>(g, place, values, rows, count, scratch, static_cast<T*>(nullptr));
+      if (!at.kept) {
+        responsibilities<K>(g, place, values, rows, count, scratch, tile_nu,
+                            static_cast<T*>(nullptr));
+      }
     }
     T out[kOwned][kHeld] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       T nu[kHeld];
-      load_responsibility<K>(g, place, k, count, scratch.nu, nu);
+      load_responsibility<K>(g, place, k, count, tile_nu, nu);
       const auto scale = affine.row(Row<K>::scale(k)), offset = affine.row(Row<K>::offset(k));
 #pragma unroll
       for (int c = 0; c < kOwned; ++c) {

@@ -19,7 +19,7 @@ __device__ void sum_own_output_gradients(const Geometry& g, const GradientTensor
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned, false> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int) {
+  walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int, TileSlot) {
     T x[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
     Tiles::read(slot, 0, x);
     Tiles::read(slot, 1, dy);
@@ -88,7 +88,7 @@ __device__ void differentiate_own(const Geometry& g, const GradientTensors<T>& t
   const auto rows = own_rows<K, 0, Row<K>::scale_sum(0)>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot) {
     T values[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
     Tiles::read(slot, 0, values);
     Tiles::read(slot, 1, dy);
@@ -131,7 +131,7 @@ __device__ void differentiate_own_evaluation(const Geometry& g, const GradientTe
   const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
   OwnSums<T, K, Place::kOwned, false> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
-  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int) {
+  walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int, TileSlot) {
     T values[Place::kOwned][Place::kHeld], dy[Place::kOwned][Place::kHeld];
     Tiles::read(slot, 0, values);
     Tiles::read(slot, 1, dy);

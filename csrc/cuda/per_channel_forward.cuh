@@ -18,7 +18,7 @@ __device__ void sum_own_moments(const Geometry& g, const Tensor& x, const T* tab
   const auto rows = own_rows<K, 0, 3 * K - 2>(table, place);
   OwnSums<T, K, Place::kOwned> sums;
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count) {
+  walk.sweep(g, tensors, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot) {
     T values[Place::kOwned][Place::kHeld];
     Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));
@@ -45,7 +45,7 @@ __device__ void normalize_own(const Geometry& g, const Tensor& x, const Tensor& 
   const Place& place = walk.place;
   const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
   const Tensor tensors[] = {x};
-  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int) {
+  walk.sweep(g, tensors, y, [&](unsigned char* slot, auto& output, int, TileSlot) {
     T values[Place::kOwned][Place::kHeld];
     Walk::Tiles::read(slot, 0, values);
     centre(values, rows.row(Row<K>::kShift));

@@ -42,7 +42,7 @@ Plan resident_plan(const Cut& cut, int tensors, Family family, Scope scope, int 
   p.geometry.scope = scope;
   p.blocks = p.geometry.channel_blocks * chunks;
   p.threads = 32 * warps(p.geometry);
-  p.shared_memory = slots * cut.slot_bytes * tensors + cut.scratch_bytes;
+  p.shared_memory = slots * tile_bytes(cut, tensors) + cut.scratch_bytes;
   return p;
 }
 

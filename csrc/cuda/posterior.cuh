@@ -184,12 +184,13 @@ __device__ __forceinline__ void position_responsibilities(const Geometry& g, con
   }
 }
 
-// Leaves nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds it to the
-// thread's share of `mass` unless that is null. Ends with a barrier.
+// Leaves the tile's nu [group slot][K][tile position] in shared memory, 0 outside the tensor; adds
+// it to the thread's share of `mass` unless that is null. Ends with a barrier.
 template <int K, class Place, class T, int N, int kHeld, class Odds>
 __device__ __forceinline__ void responsibilities(const Geometry& g, const Place& place,
                                                  const T (&x)[N][kHeld], const Odds& odds,
-                                                 int count, const Scratch<T, K>& scratch, T* mass) {
+                                                 int count, const Scratch<T, K>& scratch,
+                                                 T* tile_nu, T* mass) {
   static_assert(K > 1, "a single component's are 1");
   T partial[K - 1][kHeld] = {};
   add_log_odds<K>(x, odds, partial);
@@ -198,7 +199,7 @@ __device__ __forceinline__ void responsibilities(const Geometry& g, const Place&
     T sums[K - 1], nu[K];
     exchanged(g, place, scratch.exchange, p, sums);
     position_responsibilities(g, place, sums, scratch, nu);
-    T* const out = scratch.nu + place.group_slot * K * g.tile_positions + p;
+    T* const out = tile_nu + place.group_slot * K * g.tile_positions + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const T value = p < count ? nu[k] : T(0);

@@ -8,20 +8,25 @@ namespace mixnorm::cuda {
 template <class T, int K>
 struct Scratch {
   T* exchange;   // partial sums on their way from one warp to another
-  T* nu;         // [group slot][K][tile position]
-  T* dlogit;     // likewise
+  T* dlogit;     // [group slot][K][tile position]
   T* masses;     // [warp][K]
   T* constants;  // [group slot][K] of the log-odds; the same of dnu; then warps' parts of them
+  T* nu;         // as dlogit; of matrix products, else of the first slot (nu_of)
 
   // tile_bytes: of all tensors of one tile.
   __device__ Scratch(unsigned char* shared, const Geometry& g, int tile_bytes) {
     // Opaque: computed again in every step, not kept beside it.
     const ScratchSizes sizes = scratch_sizes(g, opaque(K), kChannels<T, K>);
     exchange = reinterpret_cast<T*>(shared + opaque(g.slots) * tile_bytes);
-    nu = exchange + sizes.exchange;
-    dlogit = nu + sizes.weights;
-    masses = dlogit + sizes.weights;
+    dlogit = exchange + sizes.exchange;
+    masses = dlogit + sizes.dlogit;
     constants = masses + sizes.masses;
+    nu = exchange + sizes.total();
+  }
+
+  // Of the tile in a slot: it stays as long as the tile does.
+  __device__ T* nu_of(const Geometry& g, int slot) const {
+    return nu + slot * static_cast<int>(weights_size(g, opaque(K)));
   }
 
   // The exchange, for a merge.

@@ -35,6 +35,12 @@ class Residency {
   int ring_, overflow_;
 };
 
+// The slot of a tile, and whether it has lain there since the sweep before.
+struct TileSlot {
+  int index;
+  bool kept;
+};
+
 // A thread's part in one sweep of the launch; those with odd numbers go down.
 template <class Tiles_>
 struct WalkOver {
@@ -56,9 +62,9 @@ struct WalkOver {
   bool loaded;  // resident tiles are in their slots
   bool up;
 
-  // Calls body(slot, output, count) for every part of every tile: the thread's own slot with what
-  // it has of the tensors, its place in `written`, and how many positions exist from the part's
-  // first.
+  // Calls body(slot, output, count, at) for every part of every tile: the thread's own slot
+  // with what it has of the tensors, its place in `written`, how many positions exist from the
+  // part's first, and the block's slot.
   template <int kTensors, class Body>
   __device__ void sweep(const Geometry& g, const Tensor (&tensors)[kTensors], const Tensor& written,
                         Body&& body) const {
@@ -91,11 +97,12 @@ struct WalkOver {
       if (i >= kStages - 1) {
         __pipeline_wait_prior(kStages - 1);
         const int ready = up ? tile - (kStages - 1) : tile + (kStages - 1);
-        unsigned char* slot = own + residency.slot(ready) * stage_bytes;
+        const TileSlot at{residency.slot(ready), !residency.must_load(ready, loaded, up)};
+        unsigned char* slot = own + at.index * stage_bytes;
         Output output{place, out, here, positions_from(ready)};
 #pragma unroll 1
         for (int part = 0; part < Tiles::Place::kParts; ++part) {
-          body(slot, output, output.count);
+          body(slot, output, output.count, at);
           slot += Tiles::kPartBytes;
           output.count -= place.part_step();
         }

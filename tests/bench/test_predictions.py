@@ -14,7 +14,8 @@ FEW, MANY = 1.0, 1000.0
 
 
 def _counts(instructions: float) -> dict[str, dict[str, float]]:
-    kernels = ("moments", "normalize", "output_sums", "input_gradient")
+    kernels = ("moments", "normalize", "output_sums", "input_gradient", "moments, kept",
+               "normalize, kept", "input_gradient, kept")  # fmt: skip
     return {"contiguous": dict.fromkeys(kernels, instructions)}
 
 
