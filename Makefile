@@ -53,9 +53,9 @@ emulation: $(VENV)/.dev $(VENV)/.emulation
 sanitize: $(SANITIZE)
 
 $(SANITIZED): $(VENV)/.dev
-	cmake -S . -B $@ -DMIXNORM_SANITIZE=address,undefined \
+	$(ENV) cmake -G Ninja -S . -B $@ -DMIXNORM_SANITIZE=address,undefined \
 	  -DPython3_EXECUTABLE="$(abspath $(BIN)/python)"
-	cmake --build $@ -j $(MAX_JOBS)
+	$(ENV) cmake --build $@ -j $(MAX_JOBS)
 
 sanitize-native: $(SANITIZED)
 	ctest --test-dir $< --output-on-failure -j $(MAX_JOBS)

@@ -16,18 +16,18 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   constexpr int kOwned = Tile::kOwned, kHeld = Tile::kHeld;
   const Walk<S, K, kAccess> walk(g, slots, sweep);
   const auto& place = walk.place;
-  const typename Tile::Rows rows(table, place.column);
   sum_odds_constants<K>(g, place, table, scratch);
   sum_moment_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, Tensor{}, [&](unsigned char* slot, auto&, int count, TileSlot at) {
+    // Neither their address nor the tile is held beside the sums and what is exchanged.
+    const typename Tile::Rows rows(table, opaque(place.column));
     T* const tile_nu = scratch.nu_of(g, at.index);
     responsibilities<K>(g, place, Tile(slot, rows).x, rows, count, scratch, tile_nu,
                         static_cast<T*>(nullptr));
     logit_gradients<K, true>(g, place, Tile(slot, rows), rows, count, scratch, tile_nu, mass);
-    // Not held beside the sums and what is exchanged.
     const Tile tile(slot, typename Tile::Rows(table, opaque(place.column)));
     T squares[kOwned][kHeld];
 #pragma unroll

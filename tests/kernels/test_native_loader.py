@@ -14,6 +14,7 @@ from mixnorm_cuda.kernels.native.build_config import build_config
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in place of the one that the libraries lie in, and nothing loaded yet."""
     monkeypatch.setattr(loader, "_FOLDER", tmp_path)
+    monkeypatch.delenv("MIXNORM_EMULATED_LIBRARY", raising=False)
     monkeypatch.setattr(loader, "_load", functools.cache(loader._load.__wrapped__))
     return tmp_path
 
@@ -24,6 +25,12 @@ def test_a_library_that_was_not_built(library: str, folder: Path) -> None:
     assert reason is not None
     assert "was not built" in reason
     assert "pip install --no-build-isolation" in reason
+
+
+def test_an_emulated_library_may_be_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXNORM_EMULATED_LIBRARY", str(folder / "other.so"))
+    assert loader.library_path("emulated") == folder / "other.so"
+    assert loader.library_path("cpu") == folder / "libmixnorm_cpu.so"
 
 
 def test_a_library_that_does_not_load(folder: Path) -> None:
