@@ -74,12 +74,41 @@ class OddsWriter {
   device::Logit<double> origin_{};
 };
 
-// mean is relative to the shift.
+// Likewise of dnu: its terms with dy, then those of the moments.
 template <class T, int K>
-__device__ void write_output(const ColumnRows<T, K>& rows, int k, double scale, double mean,
-                             double bias) {
+class PosteriorWriter {
+ public:
+  __device__ explicit PosteriorWriter(const ColumnRows<T, K>& rows) : rows_(rows) {}
+
+  __device__ void output(int k, double scale, double offset) {
+    if (k == 0) {
+      origin_.scale = scale;
+      origin_.offset = offset;
+      return;
+    }
+    rows_.write(Row<K>::posterior_scale(k), scale - origin_.scale);
+    rows_.write(Row<K>::posterior_offset(k), offset - origin_.offset);
+  }
+
+  __device__ void moments(int k, const device::MomentGradient<double>& gradient) {
+    if (k == 0) {
+      origin_ = gradient;
+      return;
+    }
+    rows_.write(Row<K>::posterior_quadratic(k), gradient.quadratic - origin_.quadratic);
+    rows_.write(Row<K>::posterior_linear(k), gradient.linear - origin_.linear);
+    rows_.write(Row<K>::posterior_constant(k), gradient.constant - origin_.constant);
+  }
+
+ private:
+  ColumnRows<T, K> rows_;
+  device::MomentGradient<double> origin_{};
+};
+
+template <class T, int K>
+__device__ void write_output(const ColumnRows<T, K>& rows, int k, double scale, double offset) {
   rows.write(Row<K>::scale(k), scale);
-  rows.write(Row<K>::offset(k), bias - scale * mean);
+  rows.write(Row<K>::offset(k), offset);
 }
 
 }  // namespace mixnorm::cuda

@@ -18,7 +18,7 @@ __device__ void differentiate_evaluation(const Geometry& g, const GradientTensor
   const auto& place = walk.place;
   const typename Tile::Rows rows(table, place.column);
   sum_odds_constants<K>(g, place, table, scratch);
-  sum_moment_constants<K>(g, place, table, scratch);
+  sum_posterior_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot at) {

@@ -150,7 +150,7 @@ constexpr int kMatrixBackwardThreads = K > 8            ? 256
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
-constexpr int table_rows(int components) { return 9 * components - 2; }
+constexpr int table_rows(int components) { return 13 * components - 7; }
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {
@@ -175,8 +175,9 @@ MIXNORM_HOST_DEVICE ScratchSizes scratch_sizes(const Geometry& g, int components
     return {most(int64_t(6) * g.position_warps * g.block_groups, int64_t(6) * 32 * warps(g)), 0, 0,
             0};
   }
-  // For products so many sums of each component; else log-odds and dnu of positions in whole warps.
-  const int64_t rows = g.matrix ? g.exchanged * components : 2 * components - 1;
+  // For products so many sums of each component; else log-odds, or dnu, of all but component 0 at
+  // positions in whole warps.
+  const int64_t rows = g.matrix ? g.exchanged * components : components - 1;
   const int64_t positions = g.matrix ? g.tile_positions : (g.tile_positions + 31) / 32 * 32;
   const int64_t logits = rows * g.block_groups * g.channel_warps * positions;
   const int64_t sums = int64_t(2) * warps(g) * g.channel_lanes * 2 * channels;

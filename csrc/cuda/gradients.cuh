@@ -73,17 +73,19 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
                                                 int count, const Scratch<T, K>& scratch,
                                                 const T* tile_nu, T* mass) {
   static_assert(K > 1, "a single component has no logits");
-  T partial[K][Tile::kHeld] = {};
+  // dnu of the others against component 0's: what they have in common leaves no dlogit.
+  T partial[K - 1][Tile::kHeld] = {};
 #pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const auto scale = rows.row(Row<K>::scale(k)), offset = rows.row(Row<K>::offset(k));
-    const auto quadratic = rows.row(Row<K>::moment_quadratic(k));
-    const auto linear = rows.row(Row<K>::moment_linear(k));
+  for (int k = 1; k < K; ++k) {
+    const auto scale = rows.row(Row<K>::posterior_scale(k));
+    const auto offset = rows.row(Row<K>::posterior_offset(k));
+    const auto quadratic = rows.row(Row<K>::posterior_quadratic(k));
+    const auto linear = rows.row(Row<K>::posterior_linear(k));
 #pragma unroll
     for (int c = 0; c < Tile::kOwned; ++c) {
 #pragma unroll
       for (int r = 0; r < Tile::kHeld; ++r) {
-        T& dnu = partial[k][r];
+        T& dnu = partial[k - 1][r];
         const T x = tile.x[c][r];
         dnu += tile.dy[c][r] * (scale.value[c] * x + offset.value[c]);
         if constexpr (kMoments) dnu += x * (quadratic.value[c] * x + linear.value[c]);
@@ -93,13 +95,13 @@ __device__ __forceinline__ void logit_gradients(const Geometry& g, const Place& 
   exchange_positions(g, place, partial, scratch.exchange);
   const T* const constants = scratch.constants + (g.block_groups + place.group_slot) * K;
   for (int p = place.rank; p < g.tile_positions; p += place.group_threads(g)) {
-    T nu[K], dnu[K], average = 0;
-    exchanged(g, place, scratch.exchange, p, dnu);
+    T sums[K - 1], nu[K], dnu[K], average = 0;
+    exchanged(g, place, scratch.exchange, p, sums);
     const int start = place.group_slot * K * row_width<K>(g) + p;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       nu[k] = tile_nu[start + k * g.tile_positions];
-      dnu[k] += constants[k];
+      dnu[k] = k == 0 ? T(0) : sums[k - 1] + constants[k - 1];
       average += nu[k] * dnu[k];
     }
 #pragma unroll
@@ -148,7 +150,7 @@ __device__ void differentiate_input(const Geometry& g, const GradientTensors<T>&
   const auto& place = walk.place;
   const typename Tile::Rows rows(table, place.column);
   sum_odds_constants<K>(g, place, table, scratch);
-  sum_moment_constants<K>(g, place, table, scratch);
+  sum_posterior_constants<K>(g, place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot at) {
     const Tile tile(slot, rows);

@@ -38,6 +38,7 @@ __device__ void merge_output_gradients(const Geometry& g, const Partials<const T
   for_columns(g, lanes, [&](const Column& column) {
     const ColumnRows<T, K> rows(table, column.index);
     const double shift = column.exists ? rows.read(Row<K>::kShift) : 0.0;
+    PosteriorWriter<T, K> posterior(rows);
 #pragma unroll 1
     for (int k = 0; k < g.components; ++k) {
       double sums[2] = {0, 0};
@@ -68,7 +69,7 @@ __device__ void merge_output_gradients(const Geometry& g, const Partials<const T
           affine_bias(a.affine, k, column.channel), mixing, a.eps, h1, h2);
       rows.write(Row<K>::moment_quadratic(k), gradient.quadratic);
       rows.write(Row<K>::moment_linear(k), gradient.linear);
-      rows.write(Row<K>::moment_constant(k), gradient.constant);
+      posterior.moments(k, gradient);
       rows.write(Row<K>::scale_sum(k), gradient.scale * h2);
     }
   });

@@ -65,7 +65,8 @@ __device__ void merge_moments(const Geometry& g, const Partials<const T>& partia
         const double scale = affine_weight(a.affine, k, column.channel) *
                              device::mixing_scale(mixing_weight, a.mixing_scale) *
                              device::inverse_deviation(moments.var, a.eps);
-        write_output<T, K>(rows, k, scale, moments.mean, affine_bias(a.affine, k, column.channel));
+        write_output<T, K>(rows, k, scale,
+                           affine_bias(a.affine, k, column.channel) - scale * moments.mean);
       }
     }
   });

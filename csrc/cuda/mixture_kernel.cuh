@@ -17,7 +17,7 @@ __device__ void sum_logit_gradients(const Geometry& g, const GradientTensors<T>&
   const Walk<S, K, kAccess> walk(g, slots, sweep);
   const auto& place = walk.place;
   sum_odds_constants<K>(g, place, table, scratch);
-  sum_moment_constants<K>(g, place, table, scratch);
+  sum_posterior_constants<K>(g, place, table, scratch);
   Sums<T, K, kOwned> sums;
   T mass[K] = {};
   const Tensor walked[] = {tensors.x, tensors.dy};

@@ -71,6 +71,7 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
     const double origin = rounded;
     rows.write(Row<K>::kShift, origin);
     OddsWriter<T, K> odds(rows, column.first_of_group, start.eps);
+    PosteriorWriter<T, K> posterior(rows);
 #pragma unroll 1
     for (int k = 0; k < K; ++k) {
       if (k >= g.components) {
@@ -81,13 +82,14 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
       const double mixing_weight = start.mixture.mixing_weight[column.group * g.components + k];
       odds.component(k, mixing_weight, double(start.mixture.mean[kc]) - origin,
                      start.mixture.var[kc]);
-      if (!sampled) {
-        const double scale = affine_weight(start.affine, k, column.channel) *
-                             device::mixing_scale(mixing_weight, start.mixing_scale) *
-                             device::inverse_deviation(double(start.statistics.var[kc]), start.eps);
-        write_output<T, K>(rows, k, scale, double(start.statistics.mean[kc]) - origin,
-                           affine_bias(start.affine, k, column.channel));
-      }
+      if (sampled) continue;
+      const double scale = affine_weight(start.affine, k, column.channel) *
+                           device::mixing_scale(mixing_weight, start.mixing_scale) *
+                           device::inverse_deviation(double(start.statistics.var[kc]), start.eps);
+      const double mean = double(start.statistics.mean[kc]) - origin;
+      const double offset = affine_bias(start.affine, k, column.channel) - scale * mean;
+      write_output<T, K>(rows, k, scale, offset);
+      posterior.output(k, scale, offset);
     }
   });
 }

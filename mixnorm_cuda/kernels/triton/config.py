@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 from mixnorm_cuda.kernels.triton.geometry import Geometry
 
-MAX_REGISTERS = 255
-"""That a thread can have."""
+REGISTERS, MAX_REGISTERS = 65536, 255
+"""Of a multiprocessor, and that a thread can have."""
 NU_ONE, NU_LOADED, NU_JOINT, NU_CHANNEL = "one", "loaded", "joint", "channel"
 
 
@@ -41,6 +41,9 @@ class Budget:
     """Elements that these threads hold, at most: a tile of more needs more registers."""
     registers: int | None = None
     """Of a thread, at most (`launch.run`). None: what the compiler takes."""
+    shared_registers: int = 0
+    """Up to this many components, and with ν loaded, a thread has its share of the registers and no
+    more, so that `resident_threads` are resident. Others would spill."""
     dot_components: int = 0
     """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
     32 to 64 channels in float32. 0: never."""
@@ -66,7 +69,9 @@ BUDGETS: dict[str, Budget] = {
     "output_sums": Budget(elements=16, registers=MAX_REGISTERS),
     "evaluate": Budget(channel_registers=104),
     "evaluate_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
-    "input_gradient": Budget(position_registers=16, elements=16, resident_threads=384),
+    "input_gradient": Budget(
+        position_registers=16, elements=16, resident_threads=384, shared_registers=3
+    ),
     "responsibilities": Budget(registers=MAX_REGISTERS),
     "log_odds_gradient": Budget(elements=16),
     "fused_forward": Budget(threads=256, program_elements=2**15),
@@ -78,7 +83,13 @@ BUDGETS: dict[str, Budget] = {
 
 BY_CAPABILITY: dict[int, dict[str, Budget]] = {
     # Its compiler keeps more in registers: with more elements wide groups would spill.
-    10: {"evaluate": Budget(channel_registers=104, position_registers=16, elements=16)},
+    10: {
+        "evaluate": Budget(channel_registers=104, position_registers=16, elements=16),
+        "input_gradient": Budget(position_registers=16, elements=8, resident_threads=384),
+        "fused_backward": Budget(
+            position_registers=16, elements=8, threads=256, program_elements=2**14
+        ),
+    },
 }
 """What replaces `BUDGETS` on devices of a major compute capability."""
 
@@ -199,7 +210,12 @@ def choose_tile(
     widest = next_power_of_two(span)
     block_c = min(widest, block_c) if blocked and block_c else widest
     pick = _channels_last if geometry.channels_last else _contiguous
-    return pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
+    tile = pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
+    if tile is None or nu != NU_LOADED or components > budget.shared_registers:
+        return tile
+    threads = 32 * tile.num_warps
+    threads *= max(1, budget.resident_threads // threads)
+    return replace(tile, registers=min(MAX_REGISTERS, REGISTERS // threads // 8 * 8))
 
 
 def _contiguous(

@@ -4,6 +4,7 @@ On x' = x − shift, with α = γ r λ̃^(−½), τ = β − α m', b = −½ �
 h = α m' H1/S + b (m'² − q):
 dν_k = Σ_c [dy (α x' + τ) + x' (b x' + a) + h] and
 dx = Σ_k ν_k (α dy + a + 2 b x') + Σ_k dℓ_k ∂ℓ_k/∂x.
+What all dν_k of a position have in common leaves no dℓ, so only dν_k − dν_0 is computed.
 """
 
 import triton
@@ -11,9 +12,9 @@ import triton.language as tl
 
 from mixnorm_cuda.kernels.triton.posterior import (
     load_weights,
-    log_odds_gradient,
     odds_constants,
     posterior,
+    relative_log_odds_gradient,
     store_weights,
 )
 from mixnorm_cuda.kernels.triton.tile import (
@@ -21,6 +22,7 @@ from mixnorm_cuda.kernels.triton.tile import (
     channel_offsets,
     chunk_tiles,
     position_count,
+    relative,
     row,
     rows,
     thread_sum,
@@ -83,11 +85,11 @@ def _output_sums_kernel(
             nu = load_weights(nu_ptr, group, i, valid, positions, K)
         else:
             nu = posterior(x, quadratic, linear, constants, K, NU == "joint")
+        product = dy * x
         h1_next, h2_next = (), ()
         for k in tl.static_range(K):
-            wdy = nu[k] * dy
-            h1_next = h1_next + (h1[k] + thread_sum(wdy, REPEATS, VECTOR),)
-            h2_next = h2_next + (h2[k] + thread_sum(wdy * x, REPEATS, VECTOR),)
+            h1_next = h1_next + (h1[k] + thread_sum(nu[k] * dy, REPEATS, VECTOR),)
+            h2_next = h2_next + (h2[k] + thread_sum(nu[k] * product, REPEATS, VECTOR),)
         h1, h2 = h1_next, h2_next
 
     out = sums_ptr + tl.full([], 2 * K * C, tl.int64) * chunk + c
@@ -98,7 +100,7 @@ def _output_sums_kernel(
 
 @triton.jit
 def responsibility_gradient(dy, x, scale, offset, quadratic, linear):
-    """The terms of dν_k under the sum over channels."""
+    """The terms of dν_k − dν_0 under the sum over channels."""
     return dy * (scale * x + offset) + x * (quadratic * x + linear)
 
 
@@ -156,7 +158,7 @@ def _log_odds_gradient_kernel(
             tile, runs, row_runs, C, BLOCK_P, VEC, CHANNELS_LAST, ONE_ROW
         )
         nu = load_weights(nu_ptr, group, i, valid, positions, K)
-        dnu = zeros(1, BLOCK_P, T, K)
+        dnu = zeros(1, BLOCK_P, T, K - 1)
         for block in range(BLOCKS):
             group, c, exists = channel_block(group * BLOCKS + block, SPAN, BLOCK_C)
             where = channel_offsets(c, row_runs, VEC, CHANNELS_LAST)[:, None] + offsets[None, :]
@@ -164,17 +166,23 @@ def _log_odds_gradient_kernel(
             x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T)
             x -= row(posterior_ptr, 0, c, exists, C)
             dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
+            scale_0 = row(output_ptr, 0, c, exists, C)
+            offset_0 = row(output_ptr, 1, c, exists, C)
+            quadratic_0 = row(statistics_ptr, 0, c, exists, C)
+            linear_0 = row(statistics_ptr, 1, c, exists, C)
+            constant_0 = row(statistics_ptr, 2, c, exists, C)
             more = ()
-            for k in tl.static_range(K):
-                scale = row(output_ptr, 2 * k, c, exists, C)
-                offset = row(output_ptr, 2 * k + 1, c, exists, C)
-                quadratic = row(statistics_ptr, 3 * k, c, exists, C)
-                linear = row(statistics_ptr, 3 * k + 1, c, exists, C)
-                constant = row(statistics_ptr, 3 * k + 2, c, exists, C)
+            for k in tl.static_range(1, K):
+                scale = row(output_ptr, 2 * k, c, exists, C) - scale_0
+                offset = row(output_ptr, 2 * k + 1, c, exists, C) - offset_0
+                quadratic = row(statistics_ptr, 3 * k, c, exists, C) - quadratic_0
+                linear = row(statistics_ptr, 3 * k + 1, c, exists, C) - linear_0
+                constant = row(statistics_ptr, 3 * k + 2, c, exists, C) - constant_0
                 terms = responsibility_gradient(dy, x, scale, offset, quadratic, linear)
-                more = more + (dnu[k] + tl.sum(terms + constant, axis=0, keep_dims=True),)
+                more = more + (dnu[k - 1] + tl.sum(terms + constant, axis=0, keep_dims=True),)
             dnu = more
-        store_weights(dlog_ptr, log_odds_gradient(nu, dnu, K), group, i, valid, positions, K)
+        dlog = relative_log_odds_gradient(nu, dnu, K)
+        store_weights(dlog_ptr, dlog, group, i, valid, positions, K)
 
 
 @triton.jit
@@ -224,12 +232,13 @@ def _input_gradient_kernel(
     scale, offset, quadratic, linear, odds_quadratic, odds_linear = gradient_rows(
         posterior_ptr, output_ptr, statistics_ptr, c, exists, C, K, ODDS
     )
-    constant = zeros(1, 1, T, K)
     if DLOG == "computed":
-        constant = rows(statistics_ptr, c, exists, C, 2, 3, K)
+        dnu_scale, dnu_offset = relative(scale, K), relative(offset, K)
+        dnu_quadratic, dnu_linear = relative(quadratic, K), relative(linear, K)
+        constant = relative(rows(statistics_ptr, c, exists, C, 2, 3, K), K)
         if JOINT:
             totals = ()
-            for k in tl.static_range(K):
+            for k in tl.static_range(K - 1):
                 totals = totals + (tl.sum(constant[k], axis=0, keep_dims=True),)
             constant = totals
     if COMPUTED:
@@ -254,25 +263,27 @@ def _input_gradient_kernel(
         else:
             nu = posterior(x, odds_quadratic, odds_linear, constants, K, JOINT)
 
-        dx = nu[0] * (scale[0] * dy)
+        # Of x, not of the rows, of which a thread holds as many as it has registers for.
+        twice = x + x
+        dx = nu[0] * (scale[0] * dy + (linear[0] + quadratic[0] * twice))
         for k in tl.static_range(1, K):
-            dx += nu[k] * (scale[k] * dy)
-        for k in tl.static_range(K):
-            dx += nu[k] * (linear[k] + 2.0 * quadratic[k] * x)
+            dx += nu[k] * (scale[k] * dy + (linear[k] + quadratic[k] * twice))
         if DLOG == "loaded":
             dlog = load_weights(dlog_ptr, group, i, valid, positions, K)
         elif DLOG == "computed":
             dnu = ()
-            for k in tl.static_range(K):
-                terms = responsibility_gradient(dy, x, scale[k], offset[k], quadratic[k], linear[k])
+            for k in tl.static_range(K - 1):
+                terms = responsibility_gradient(
+                    dy, x, dnu_scale[k], dnu_offset[k], dnu_quadratic[k], dnu_linear[k]
+                )
                 if JOINT:
                     terms = tl.sum(terms, axis=0, keep_dims=True)
                 dnu = dnu + (terms + constant[k],)
-            dlog = log_odds_gradient(nu, dnu, K)
+            dlog = relative_log_odds_gradient(nu, dnu, K)
         if DLOG != "none":
             for k in tl.static_range(K - 1):
                 # Σ_k dℓ_k = 0 turns the logits' slopes into those of the log-odds.
-                dx += dlog[k + 1] * (odds_linear[k] + 2.0 * odds_quadratic[k] * x)
+                dx += dlog[k + 1] * (odds_linear[k] + odds_quadratic[k] * twice)
         tl.store(dx_ptr + where, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
         if LOG_SUMS:

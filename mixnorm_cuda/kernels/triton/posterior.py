@@ -97,6 +97,18 @@ def log_odds_gradient(nu, dnu, K: tl.constexpr):
 
 
 @triton.jit
+def relative_log_odds_gradient(nu, dnu, K: tl.constexpr):
+    """The same from dν_k − dν_0 of the components from 1 on."""
+    mean = nu[1] * dnu[0]
+    for k in tl.static_range(2, K):
+        mean += nu[k] * dnu[k - 1]
+    found = (-nu[0] * mean,)
+    for k in tl.static_range(1, K):
+        found = found + (nu[k] * (dnu[k - 1] - mean),)
+    return found
+
+
+@triton.jit
 def _responsibilities_kernel(
     x_ptr,
     posterior_ptr,

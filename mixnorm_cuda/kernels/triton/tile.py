@@ -93,6 +93,15 @@ def rows(ptr, c, valid, C: tl.constexpr, FIRST: tl.constexpr, STEP: tl.constexpr
 
 
 @triton.jit
+def relative(values, K: tl.constexpr):
+    """The values from 1 on less the first."""
+    found = ()
+    for k in tl.static_range(1, K):
+        found = found + (values[k] - values[0],)
+    return found
+
+
+@triton.jit
 def zeros(SIZE_C: tl.constexpr, SIZE_P: tl.constexpr, T: tl.constexpr, K: tl.constexpr):
     """K accumulators."""
     found = ()
