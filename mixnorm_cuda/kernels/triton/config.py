@@ -42,8 +42,8 @@ class Budget:
     registers: int | None = None
     """Of a thread, at most (`launch.run`). None: what the compiler takes."""
     shared_registers: int = 0
-    """Up to this many components, and with ν loaded, a thread has its share of the registers and no
-    more, so that `resident_threads` are resident. Others would spill."""
+    """Up to this many components of one joint mixture, whose ν is loaded, a thread has its share of
+    the registers and no more, so that `resident_threads` are resident. Others would spill."""
     dot_components: int = 0
     """From this many components on, products with `tl.dot` in place of multiply-adds, for groups of
     32 to 64 channels in float32. 0: never."""
@@ -211,7 +211,8 @@ def choose_tile(
     block_c = min(widest, block_c) if blocked and block_c else widest
     pick = _channels_last if geometry.channels_last else _contiguous
     tile = pick(budget, geometry, span, block_c, blocked, channels, held, elements, itemsize)
-    if tile is None or nu != NU_LOADED or components > budget.shared_registers:
+    one_mixture = nu == NU_JOINT and span == geometry.channels
+    if tile is None or not one_mixture or components > budget.shared_registers:
         return tile
     threads = 32 * tile.num_warps
     threads *= max(1, budget.resident_threads // threads)

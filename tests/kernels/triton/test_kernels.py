@@ -109,6 +109,31 @@ def test_a_wide_layer_fits_no_tile():
     assert tile.block_c == 64
 
 
+@pytest.mark.parametrize("itemsize", [4, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_few_components_leave_registers_for_all_resident_threads(channels_last, itemsize):
+    """A launch counts on `resident_threads` of a multiprocessor; many components would spill."""
+    x = torch.empty(64, 64, 56, 56, device="meta")
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    name, limits = "input_gradient", config.BUDGETS["input_gradient"]
+
+    def tile(components, span):
+        found = config.choose_tile(
+            name, geometry(x), span, components, config.NU_JOINT, itemsize=itemsize
+        )
+        assert found is not None
+        return found
+
+    few = tile(3, 64)
+    threads = 32 * few.num_warps
+    programs = max(1, limits.resident_threads // threads)
+    assert few.registers % 8 == 0 or few.registers == config.MAX_REGISTERS
+    assert programs * threads * few.registers <= config.REGISTERS
+    assert tile(4, 64).registers is None
+    assert tile(3, 32).registers is None  # one of two groups, which computes its ν
+
+
 def test_any_number_of_chunks(device, monkeypatch):
     """Other tests have one multiprocessor and few chunks, here there is one a tile."""
     monkeypatch.setattr(problem, "multiprocessors", lambda device: 20)
