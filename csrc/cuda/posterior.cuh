@@ -49,7 +49,7 @@ __device__ void sum_odds_constants(const Geometry& g, const Place& place, const 
 // Likewise those of dnu, behind them.
 template <int K, class Place, class T>
 __device__ void sum_posterior_constants(const Geometry& g, const Place& place, const T* table,
-                                     const Scratch<T, K>& scratch) {
+                                        const Scratch<T, K>& scratch) {
   if constexpr (K > 1) {
     sum_constants<K, Row<K>::posterior_constant(1), K - 1>(
         g, place, table, scratch.constants + (2 + g.channel_warps) * K * g.block_groups,
