@@ -137,6 +137,35 @@ class TestLargeMean:
         assert (moments.mean.cpu() - expected.mean).abs().max() < 2e-3
 
 
+class TestFarComponent:
+    """A component many deviations from all data, as an empty one may be left behind."""
+
+    @pytest.mark.parametrize("deviations", [30, 1000])
+    @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+    def test_costs_no_digits(self, target: Target, seed: int, training, deviations):
+        """The shift of kernels stays near the others, which have most of the weight."""
+        self.check(target, training, deviations, far=1)
+
+    @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+    def test_may_be_the_first_in_the_reference(self, seed: int, training):
+        """Kernels take log-odds relative to the first: seeding puts a better one there."""
+        self.check(Target("reference", "cpu"), training, 1000, far=0)
+
+    @staticmethod
+    def check(target: Target, training: bool, deviations: float, far: int) -> None:
+        p = problem((32, 16, 8, 8), 3, dtype=torch.float32, device=target.device)
+        target.require(p.x, 3)
+        weight, mean = torch.full_like(p.mixture.mixing_weight, 0.35), p.mixture.mean.clone()
+        weight[:, far], mean[far] = 0.3, mean[far] + 1.5 * deviations
+        p = p._replace(mixture=Mixture(weight, mean, p.mixture.var))
+        dy = torch.randn_like(p.x)
+        y, grads = run(p, dy, target.backend, training=training)
+        expected, expected_grads = truth(p, dy, training=training)
+        assert_close(y, expected, OUTPUT[torch.float32])
+        for grad, reference in zip(grads, expected_grads, strict=True):
+            assert_close(grad, reference, GRADIENT[torch.float32])
+
+
 class TestFormats:
     @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
     @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])

@@ -21,7 +21,7 @@ class Backward {
         plan_(x, a.groups, a.components, {strides_of(dy), strides_of(a.dx)}),
         kernels_(kernels_for<T>(plan_)),
         stored_(keeps_responsibilities(a.components, a.groups) ? a.responsibilities : nullptr),
-        shift_(mixture_shift(plan_, a.moments.mass, a.moments.mean)),
+        shift_(mixture_shift<T>(plan_, {a.moments.mass, a.moments.mean, a.moments.var}, a.eps)),
         mixture_(centred<T>(plan_, a.mixture, shift_)),
         moments_(centred<T>(plan_, {a.moments.mass, a.moments.mean, a.moments.var}, shift_)),
         posterior_(stored_ ? Posterior<T>(plan_, shift_)

@@ -8,7 +8,8 @@ namespace mixnorm::cpu {
 template <class T>
 void evaluate(const Input& x, const EvaluateArguments<T>& a, Executor executor) {
   const Plan plan(x, a.groups, a.components, {strides_of(a.y)});
-  const std::vector<T> shift = mixture_shift(plan, a.mixture.mixing_weight, a.mixture.mean);
+  const std::vector<T> shift =
+      mixture_shift<T>(plan, {a.mixture.mixing_weight, a.mixture.mean, a.mixture.var}, a.eps);
   const CentredMixture mixture = centred<T>(plan, a.mixture, shift);
   const Posterior<T> posterior(plan, shift, mixture, a.eps);
   const Normalization<T> normalization(plan, shift, mixture.mean, mixture.var,
@@ -22,7 +23,8 @@ void evaluate_backward(const Input& dy, const Input& x, const EvaluateBackwardAr
                        Executor executor) {
   const Plan plan(x, a.groups, a.components, {strides_of(dy), strides_of(a.dx)});
   const TileKernels<T>& kernels = kernels_for<T>(plan);
-  const std::vector<T> shift = mixture_shift(plan, a.mixture.mixing_weight, a.mixture.mean);
+  const std::vector<T> shift =
+      mixture_shift<T>(plan, {a.mixture.mixing_weight, a.mixture.mean, a.mixture.var}, a.eps);
   const CentredMixture mixture = centred<T>(plan, a.mixture, shift);
   const Posterior<T> posterior(plan, shift, mixture, a.eps);
   const Normalizer<T> normalizer{shift,    mixture, mixture.mean,  mixture.var,

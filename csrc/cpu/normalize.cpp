@@ -67,7 +67,8 @@ void normalize(const Plan& plan, Executor executor, const Input& x, const Poster
 template <class T>
 void normalize(const Input& x, const NormalizeArguments<T>& a, Executor executor) {
   const Plan plan(x, a.groups, a.components, {strides_of(a.y)});
-  const std::vector<T> shift = mixture_shift(plan, a.moments.mass, a.moments.mean);
+  const std::vector<T> shift =
+      mixture_shift<T>(plan, {a.moments.mass, a.moments.mean, a.moments.var}, a.eps);
   const CentredMixture mixture = centred<T>(plan, a.mixture, shift);
   const CentredMixture moments =
       centred<T>(plan, {a.moments.mass, a.moments.mean, a.moments.var}, shift);

@@ -8,6 +8,7 @@
 #include "device/mixture.h"
 #include "device/moments.h"
 #include "device/normalize.h"
+#include "device/shift.h"
 
 namespace mixnorm::cpu {
 
@@ -170,17 +171,17 @@ std::vector<T> sample_shift(const Input& x) {
 }
 
 template <class T>
-std::vector<T> mixture_shift(const Plan& plan, const T* mixing_weight, const T* mean) {
+std::vector<T> mixture_shift(const Plan& plan, const BatchMoments<const T>& mixture, double eps) {
   std::vector<T> shift(plan.channels);
   for (int64_t c = 0; c < plan.channels; ++c) {
-    const T* weight = mixing_weight + c / plan.group_channels * plan.components;
-    double sum = 0, total = 0;
-    for (int64_t k = 0; k < plan.components; ++k) {
-      sum += double(weight[k]) * double(mean[k * plan.channels + c]);
-      total += double(weight[k]);
-    }
-    const double value = sum / total;
-    shift[c] = std::isfinite(value) ? T(value) : T(0);
+    const T* weight = mixture.mass + c / plan.group_channels * plan.components;
+    const auto kc = [&](int k) { return k * plan.channels + c; };
+    shift[c] = T(device::weighted_median(
+        int(plan.components),
+        [&](int k) {
+          return double(weight[k]) * device::inverse_deviation(double(mixture.var[kc(k)]), eps);
+        },
+        [&](int k) { return double(mixture.mean[kc(k)]); }));
   }
   return shift;
 }
@@ -191,7 +192,7 @@ std::vector<T> mixture_shift(const Plan& plan, const T* mixing_weight, const T* 
                               const BatchMoments<T>&);                                          \
   template struct Posterior<T>;                                                                 \
   template std::vector<T> sample_shift(const Input&);                                           \
-  template std::vector<T> mixture_shift(const Plan&, const T*, const T*);
+  template std::vector<T> mixture_shift(const Plan&, const BatchMoments<const T>&, double);
 MIXNORM_INSTANTIATE(float)
 MIXNORM_INSTANTIATE(double)
 #undef MIXNORM_INSTANTIATE

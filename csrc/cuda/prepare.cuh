@@ -3,6 +3,7 @@
 
 #include "cuda/coefficients.cuh"
 #include "cuda/sweep.cuh"
+#include "device/shift.h"
 
 namespace mixnorm::cuda {
 
@@ -34,15 +35,16 @@ __device__ double sample_share(const Geometry& g, const Tensor& x, int channel, 
 }
 
 template <class T>
-__device__ double weighted_mean(const Geometry& g, const BatchMoments<const T>& statistics,
-                                const Column& column) {
-  double sum = 0, total = 0;
-  for (int k = 0; k < g.components; ++k) {
-    const double weight = statistics.mass[column.group * g.components + k];
-    sum += weight * double(statistics.mean[int64_t(k) * g.channels + column.channel]);
-    total += weight;
-  }
-  return total > 0 ? sum / total : 0;
+__device__ double centre_of(const Geometry& g, const BatchMoments<const T>& statistics, double eps,
+                            const Column& column) {
+  const auto kc = [&](int k) { return int64_t(k) * g.channels + column.channel; };
+  return device::weighted_median(
+      g.components,
+      [&](int k) {
+        return double(statistics.mass[column.group * g.components + k]) *
+               device::inverse_deviation(double(statistics.var[kc(k)]), eps);
+      },
+      [&](int k) { return double(statistics.mean[kc(k)]); });
 }
 
 // Writes all of the table: what is not known yet, and padding columns, are zeros.
@@ -65,7 +67,7 @@ __device__ void prepare(const Geometry& g, const Tensor& x, const Start<T>& star
 #pragma unroll 1
     for (int row = 0; row < Row<K>::kCount; ++row) rows.write(row, 0);
     if (!column.exists) return;
-    if (!sampled) shift[0] = weighted_mean(g, start.statistics, column);
+    if (!sampled) shift[0] = centre_of(g, start.statistics, start.eps, column);
     // What is subtracted from x is the rounded shift.
     const T rounded = isfinite(shift[0]) ? static_cast<T>(shift[0]) : T(0);
     const double origin = rounded;

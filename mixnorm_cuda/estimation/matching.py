@@ -1,9 +1,23 @@
-"""Matching the components of one mixture to those of another, on the device."""
+"""The order of components: by their distance from the whole mixture, or to match another mixture.
+
+On the device, without a synchronisation with the host.
+"""
 
 import torch
 from torch import Tensor
 
+from mixnorm_cuda.reference import remoteness
 from mixnorm_cuda.types import Mixture
+
+
+@torch.no_grad()
+def order_components(mixture: Mixture, eps: float) -> Mixture:
+    """``mixture`` with the least remote component of every group first.
+
+    Kernels take log-odds relative to the first component: one that is broad and amid the others
+    costs them the fewest digits.
+    """
+    return _reordered(mixture, remoteness(mixture, eps).argsort(dim=1, stable=True))
 
 
 @torch.no_grad()
@@ -17,8 +31,12 @@ def match_components(mixture: Mixture, target: Mixture, eps: float) -> Mixture:
     groups, components = mixture.mixing_weight.shape
     if components == 1:
         return mixture
-    order = cheapest_assignment(_distances(mixture, target, groups, eps))
-    channels_per_group = mixture.mean.shape[1] // groups
+    return _reordered(mixture, cheapest_assignment(_distances(mixture, target, groups, eps)))
+
+
+def _reordered(mixture: Mixture, order: Tensor) -> Mixture:
+    """Entry k of every group is its component ``order[g, k]``."""
+    channels_per_group = mixture.mean.shape[1] // order.shape[0]
     by_channel = order.T.repeat_interleave(channels_per_group, dim=1)
     return Mixture(
         mixture.mixing_weight.gather(1, order),

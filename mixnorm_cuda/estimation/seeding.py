@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from mixnorm_cuda.checks import statistics_dtype
 from mixnorm_cuda.distributed import Processes, from_first, gather
+from mixnorm_cuda.estimation.matching import order_components
 from mixnorm_cuda.estimation.spread import spread
 from mixnorm_cuda.types import Mixture
 
@@ -48,7 +49,8 @@ def seed_mixture(
     Positions with values that are not finite, or so large that a sum of their squares is not, are
     left out; the result is finite for every input.
     Each component's weight and variance count one more observation at the overall variance, so
-    that none starts empty or with no width.
+    that none starts empty or with no width. The first component is the one that is least remote
+    from the whole mixture (`order_components`).
     With ``processes`` the positions are of all their ``x``, and all get the same θ.
     """
     if processes is None:
@@ -81,11 +83,12 @@ def _cluster(drawn: Drawn, num_components: int, groups: int, eps: float) -> Mixt
         dim=1,
     )
     spread = (spread + 1) / (size + 1).unsqueeze(2)
-    return Mixture(
+    mixture = Mixture(
         (size + 1) / (size + 1).sum(1, keepdim=True),
         _by_channel(mean + centres / scale),
         _by_channel(spread * (var + eps)),
     )
+    return order_components(mixture, eps)
 
 
 def _draw(x: Tensor) -> Drawn:

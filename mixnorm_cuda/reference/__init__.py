@@ -11,7 +11,12 @@ from mixnorm_cuda.reference.backward import affine_gradients, backward_apply, ba
 from mixnorm_cuda.reference.layout import per_channel
 from mixnorm_cuda.reference.moments import em_step, moments, safe_mass
 from mixnorm_cuda.reference.normalize import mixing_factor, normalize
-from mixnorm_cuda.reference.responsibilities import log_joint, log_odds, responsibilities
+from mixnorm_cuda.reference.responsibilities import (
+    log_joint,
+    log_odds,
+    remoteness,
+    responsibilities,
+)
 
 __all__ = [
     "ReferenceBackend",
@@ -25,6 +30,7 @@ __all__ = [
     "moments",
     "normalize",
     "per_channel",
+    "remoteness",
     "responsibilities",
     "safe_mass",
 ]

@@ -1,4 +1,4 @@
-"""Matching components by the cheapest one-to-one assignment."""
+"""The order of components: matched by the cheapest one-to-one assignment, or the central first."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from mixnorm_cuda.estimation import match_components
-from mixnorm_cuda.estimation.matching import cheapest_assignment
+from mixnorm_cuda.estimation.matching import cheapest_assignment, order_components
+from mixnorm_cuda.reference import remoteness
 from mixnorm_cuda.types import Mixture
 from tests.support import EPS, problem, same_bits
 
@@ -116,3 +117,37 @@ class TestMatchComponents:
         target = Mixture(*(torch.full_like(t, torch.nan) for t in mixture))
         matched = match_components(mixture, target, EPS)
         assert sorted(matched.mean[:, 0].tolist()) == sorted(mixture.mean[:, 0].tolist())
+
+
+class TestOrderComponents:
+    def test_remoteness_is_the_mean_squared_mahalanobis_distance(self, seed: int):
+        """Of samples of the mixture: here of its moments, one pair of components at a time."""
+        mixture, groups = problem((2, 6), 3, 2).mixture, 2
+        expected = torch.zeros(groups, 3, dtype=torch.float64)
+        for g, k, j in itertools.product(range(groups), range(3), range(3)):
+            own = slice(3 * g, 3 * g + 3)
+            squared = (mixture.mean[j, own] - mixture.mean[k, own]) ** 2 + mixture.var[j, own] + EPS
+            distance = (squared / (mixture.var[k, own] + EPS)).sum()
+            expected[g, k] += mixture.mixing_weight[g, j] * distance
+        torch.testing.assert_close(remoteness(mixture, EPS), expected)
+
+    def test_each_group_gets_its_least_remote_component_first(self):
+        """Of group 0 the broad one, of group 1 the one amid the others."""
+        mixture = Mixture(
+            torch.full((2, 3), 1 / 3),
+            torch.tensor([[0.0, 5.0], [1.0, -5.0], [-1.0, 0.0]]),
+            torch.tensor([[0.1, 1.0], [0.2, 1.0], [9.0, 1.0]]),
+        )
+        ordered = order_components(mixture, EPS)
+        assert ordered.mean[0].tolist() == [-1.0, 0.0]
+        assert ordered.var[0].tolist() == [9.0, 1.0]
+        assert sorted(ordered.mean[:, 1].tolist()) == [-5.0, 0.0, 5.0]
+        assert all(map(same_bits, order_components(ordered, EPS), ordered))
+
+    def test_what_is_not_finite_still_gives_a_permutation(self):
+        mixture = Mixture(
+            torch.tensor([[0.5, torch.nan, 0.5]]),
+            torch.tensor([[1.0], [2.0], [torch.inf]]),
+            torch.ones(3, 1),
+        )
+        assert sorted(order_components(mixture, EPS).mean.flatten().tolist()) == [1, 2, torch.inf]

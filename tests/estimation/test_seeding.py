@@ -78,6 +78,14 @@ def test_finds_separated_clusters(seed: int):
         assert_close(mixture.var[k], expected, 1e-8)
 
 
+def test_the_component_amid_the_others_comes_first(seed: int):
+    """Three clusters on a line: kernels take log-odds relative to the one between the others."""
+    centres = torch.tensor([0.0, 1000.0, 2000.0])[torch.arange(600) % 3]
+    x = centres[:, None] + torch.randn(600, 4)
+    mixture = seeded(x, 3, seed=seed)
+    assert (mixture.mean[0] - 1000).abs().max() < 10
+
+
 def test_channels_count_on_their_own_scale():
     """Clusters in many channels of small units are found beside noise in one of large units."""
     of_clusters, member, centres = clusters()
