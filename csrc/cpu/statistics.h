@@ -113,9 +113,9 @@ struct Posterior {
 template <class T>
 std::vector<T> sample_shift(const Input& x);
 
-// Per channel, the median of the components' means, weighted by mixing weight or mass over standard
-// deviation: near the narrow ones, whose terms of the logits grow fastest with their distance, and
-// free of x: in eval one position must not touch another's output.
+// Per channel, the centre of the mixture (weighted by mixing weight or mass): amid the components,
+// which keeps the logits' terms small, and free of x: in eval one position must not touch another's
+// output.
 template <class T>
 std::vector<T> mixture_shift(const Plan& plan, const BatchMoments<const T>& mixture, double eps);
 

@@ -38,13 +38,11 @@ template <class T>
 __device__ double centre_of(const Geometry& g, const BatchMoments<const T>& statistics, double eps,
                             const Column& column) {
   const auto kc = [&](int k) { return int64_t(k) * g.channels + column.channel; };
-  return device::weighted_median(
-      g.components,
-      [&](int k) {
-        return double(statistics.mass[column.group * g.components + k]) *
-               device::inverse_deviation(double(statistics.var[kc(k)]), eps);
-      },
-      [&](int k) { return double(statistics.mean[kc(k)]); });
+  return device::mixture_centre(
+      g.components, eps,
+      [&](int k) { return double(statistics.mass[column.group * g.components + k]); },
+      [&](int k) { return double(statistics.mean[kc(k)]); },
+      [&](int k) { return double(statistics.var[kc(k)]); });
 }
 
 // Writes all of the table: what is not known yet, and padding columns, are zeros.

@@ -18,6 +18,11 @@ def no_backend_override(monkeypatch):
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    pass
+
+
 @pytest.fixture
 def case() -> Case:
     return Case(SMALL)

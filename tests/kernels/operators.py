@@ -160,6 +160,21 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return ((found.double() - wanted).norm() / scale).item()
 
 
+def bound_of(name: str, dtype: torch.dtype) -> float:
+    """Of one of the results that `collect` names."""
+    output, gradient = BOUNDS[dtype]
+    return gradient if name.split(".")[0].split()[-1].startswith("d") else output
+
+
+def check_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Of float32 results of one problem in two ways: each within its bound of the truth, and so
+    within twice that of the other."""
+    assert found.keys() <= wanted.keys()
+    for name, value in found.items():
+        error = relative_error(value, wanted[name].double())
+        assert error <= 2 * bound_of(name, torch.float32), f"{name}: relative error {error:.2e}"
+
+
 def check(problem: Problem, em_iters: int = 0, **options: bool) -> None:
     """Within the promised bounds, or within 16 times what plain formulas lose in the same type.
 
@@ -170,10 +185,8 @@ def check(problem: Problem, em_iters: int = 0, **options: bool) -> None:
     found = problem.operators(em_iters, **options)
     exact = problem.reference(torch.float64, em_iters, **options)
     plain = problem.reference(statistics_dtype(dtype), em_iters, **options)
-    output_bound, gradient_bound = BOUNDS[dtype]
     for name, wanted in exact.items():
-        bound = gradient_bound if "d" in name.split(".")[0].split()[-1][:1] else output_bound
-        allowed = max(bound, 16 * relative_error(plain[name], wanted))
+        allowed = max(bound_of(name, dtype), 16 * relative_error(plain[name], wanted))
         error = relative_error(found[name], wanted)
         assert error <= allowed, f"{name}: relative error {error:.2e}, allowed {allowed:.2e}"
     assert found["y"].stride() == problem.x.stride()

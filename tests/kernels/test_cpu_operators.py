@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixnorm_cuda.kernels.native import loader, ops
-from tests.kernels.operators import EPS, Problem, check, relative_error, views
+from tests.kernels.operators import EPS, Problem, check, check_same, relative_error, views
 
 pytestmark = pytest.mark.skipif(
     loader.missing("cpu") is not None, reason=f"no CPU operators: {loader.missing('cpu')}"
@@ -101,8 +101,7 @@ def test_strides_do_not_matter(name: str) -> None:
     problem.x, problem.dy = view, problem.dy.transpose(-1, -2).contiguous().transpose(-1, -2)
     found = problem.operators()
     assert torch.equal(view, before)
-    for key, value in wanted.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=key)
+    check_same(found, wanted)
     assert found["y"].is_contiguous()
 
 

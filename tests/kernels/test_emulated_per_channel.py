@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixnorm_cuda.kernels.native import ops
-from tests.kernels.operators import EPS, Problem, check, relative_error, views
+from tests.kernels.operators import EPS, Problem, check, check_same, relative_error, views
 from tests.support import Target
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
@@ -117,8 +117,7 @@ def test_strides_do_not_matter(cuda_target: Target, name: str) -> None:
     p.x = view.contiguous()
     wanted = p.operators()
     p.x, p.dy = view, p.dy.transpose(-1, -2).contiguous().transpose(-1, -2)
-    for key, value in p.operators().items():
-        torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-5, msg=key)
+    check_same(p.operators(), wanted)
 
 
 @LAYOUTS
