@@ -176,11 +176,10 @@ std::vector<T> mixture_shift(const Plan& plan, const BatchMoments<const T>& mixt
   for (int64_t c = 0; c < plan.channels; ++c) {
     const T* weight = mixture.mass + c / plan.group_channels * plan.components;
     const auto kc = [&](int k) { return k * plan.channels + c; };
-    const double centre = device::mixture_centre(
-        int(plan.components), eps, [&](int k) { return double(weight[k]); },
-        [&](int k) { return double(mixture.mean[kc(k)]); },
-        [&](int k) { return double(mixture.var[kc(k)]); });
-    shift[c] = std::isfinite(centre) ? T(centre) : T(0);
+    const T centre = device::mixture_centre(
+        int(plan.components), T(eps), [&](int k) { return weight[k]; },
+        [&](int k) { return mixture.mean[kc(k)]; }, [&](int k) { return mixture.var[kc(k)]; });
+    shift[c] = std::isfinite(centre) ? centre : T(0);
   }
   return shift;
 }

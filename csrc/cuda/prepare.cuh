@@ -35,14 +35,12 @@ __device__ double sample_share(const Geometry& g, const Tensor& x, int channel, 
 }
 
 template <class T>
-__device__ double centre_of(const Geometry& g, const BatchMoments<const T>& statistics, double eps,
-                            const Column& column) {
+__device__ T centre_of(const Geometry& g, const BatchMoments<const T>& statistics, double eps,
+                       const Column& column) {
   const auto kc = [&](int k) { return int64_t(k) * g.channels + column.channel; };
   return device::mixture_centre(
-      g.components, eps,
-      [&](int k) { return double(statistics.mass[column.group * g.components + k]); },
-      [&](int k) { return double(statistics.mean[kc(k)]); },
-      [&](int k) { return double(statistics.var[kc(k)]); });
+      g.components, T(eps), [&](int k) { return statistics.mass[column.group * g.components + k]; },
+      [&](int k) { return statistics.mean[kc(k)]; }, [&](int k) { return statistics.var[kc(k)]; });
 }
 
 // Writes all of the table: what is not known yet, and padding columns, are zeros.
