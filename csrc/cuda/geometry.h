@@ -150,7 +150,7 @@ constexpr int kMatrixBackwardThreads = K > 8            ? 256
 constexpr int kMatrixComponents = 5;
 
 // Rows of the table of coefficients (tables.cuh).
-constexpr int table_rows(int components) { return 13 * components - 7; }
+constexpr int table_rows(int components) { return 14 * components - 7; }
 
 // Shared memory behind the tiles, in elements of the accumulation type.
 struct ScratchSizes {

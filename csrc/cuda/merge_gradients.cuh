@@ -69,6 +69,7 @@ __device__ void merge_output_gradients(const Geometry& g, const Partials<const T
           affine_bias(a.affine, k, column.channel), mixing, a.eps, h1, h2);
       rows.write(Row<K>::moment_quadratic(k), gradient.quadratic);
       rows.write(Row<K>::moment_linear(k), gradient.linear);
+      rows.write(Row<K>::moment_constant(k), gradient.constant);
       posterior.moments(k, gradient);
       rows.write(Row<K>::scale_sum(k), gradient.scale * h2);
     }

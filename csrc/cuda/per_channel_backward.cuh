@@ -51,16 +51,12 @@ struct OwnGradient {
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       slope[k] = at(Row<K>::scale(k)) * dy;
+      T rest = at(Row<K>::offset(k)) * dy;
       if constexpr (kMoments) {
         slope[k] += at(Row<K>::moment_quadratic(k)) * x + at(Row<K>::moment_linear(k));
+        rest += at(Row<K>::moment_constant(k));
       }
-      pull[k] = x * slope[k];
-      if (k > 0) {
-        // Component 0's would be the same for all.
-        T rest = at(Row<K>::posterior_offset(k)) * dy;
-        if constexpr (kMoments) rest += at(Row<K>::posterior_constant(k));
-        pull[k] += rest;
-      }
+      pull[k] = x * slope[k] + rest;
       if constexpr (kMoments) slope[k] += at(Row<K>::moment_quadratic(k)) * x;
       average += nu.weight[k] * pull[k];
     }
@@ -132,7 +128,7 @@ __device__ void differentiate_own_evaluation(const Geometry& g, const GradientTe
   using Place = typename Tiles::Place;
   const Walk walk(g, slots, 0);
   const Place& place = walk.place;
-  const auto rows = own_rows<K, 0, Row<K>::kMoments>(table, place);
+  const auto rows = own_rows<K, 0, Row<K>::kForward>(table, place);
   OwnSums<T, K, Place::kOwned, false> sums;
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int, TileSlot) {

@@ -22,21 +22,21 @@ struct Row {
   static constexpr int scale(int k) { return 3 * K - 2 + 2 * k; }
   static constexpr int offset(int k) { return 3 * K - 1 + 2 * k; }
   static constexpr int kForward = 5 * K - 2;
+  // device::MomentGradient's quadratic, linear and constant.
+  static constexpr int moment_quadratic(int k) { return kForward + 2 * k; }
+  static constexpr int moment_linear(int k) { return kForward + 2 * k + 1; }
+  static constexpr int moment_constant(int k) { return kForward + 2 * K + k; }
+  static constexpr int kPosterior = kForward + 3 * K;
   // dnu of component k >= 1 against component 0, which is all that dlogit depends on:
   // dy (scale x' + offset) + x' (quadratic x' + linear) + constant.
-  static constexpr int posterior_offset(int k) { return kForward + k - 1; }
-  static constexpr int posterior_constant(int k) { return kMoments + 2 * K + k - 1; }
-  static constexpr int posterior_scale(int k) { return kPosterior + 3 * k - 3; }
-  static constexpr int posterior_quadratic(int k) { return kPosterior + 3 * k - 2; }
-  static constexpr int posterior_linear(int k) { return kPosterior + 3 * k - 1; }
-  // device::MomentGradient's quadratic and linear.
-  static constexpr int kMoments = kForward + K - 1;
-  static constexpr int moment_quadratic(int k) { return kMoments + 2 * k; }
-  static constexpr int moment_linear(int k) { return kMoments + 2 * k + 1; }
-  static constexpr int kPosterior = kMoments + 3 * K - 1;
+  static constexpr int posterior_scale(int k) { return kPosterior + 4 * k - 4; }
+  static constexpr int posterior_offset(int k) { return kPosterior + 4 * k - 3; }
+  static constexpr int posterior_quadratic(int k) { return kPosterior + 4 * k - 2; }
+  static constexpr int posterior_linear(int k) { return kPosterior + 4 * k - 1; }
+  static constexpr int posterior_constant(int k) { return kPosterior + 4 * K - 5 + k; }
   // alpha H2.
-  static constexpr int scale_sum(int k) { return kPosterior + 3 * K - 3 + k; }
-  static constexpr int kCount = kPosterior + 4 * K - 3;
+  static constexpr int scale_sum(int k) { return kPosterior + 5 * K - 5 + k; }
+  static constexpr int kCount = kPosterior + 6 * K - 5;
   static_assert(kCount == table_rows(K));
 };
 
