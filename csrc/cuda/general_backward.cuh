@@ -34,13 +34,13 @@ __device__ void find_logit_gradients(const Geometry& g, const GradientTensors<T>
                         coefficient(rows, R::kShift);
         const T gradient = widen(gradients[channel * dy.strides.c + at.offset(dy.strides)]);
 #pragma unroll
-        for (int k = 1; k < kGeneralK; ++k) {
-          if (k >= g.components) break;
-          dnu[k] += gradient * (coefficient(rows, R::posterior_scale(k)) * value +
-                                coefficient(rows, R::posterior_offset(k)));
-          dnu[k] += value * (coefficient(rows, R::posterior_quadratic(k)) * value +
-                             coefficient(rows, R::posterior_linear(k))) +
-                    coefficient(rows, R::posterior_constant(k));
+        for (int k = 0; k < kGeneralK; ++k) {
+          if (k == g.components) break;
+          dnu[k] +=
+              gradient * (coefficient(rows, R::scale(k)) * value + coefficient(rows, R::offset(k)));
+          dnu[k] += value * (coefficient(rows, R::moment_quadratic(k)) * value +
+                             coefficient(rows, R::moment_linear(k))) +
+                    coefficient(rows, R::moment_constant(k));
         }
       },
       [&](int group, int64_t position, T(&dnu)[kGeneralK]) {

@@ -6,8 +6,8 @@
 namespace mixnorm::cuda {
 
 // One counter in global memory, 0 before the launch; never reset: each round counts on from the
-// last. What any thread wrote to global memory before it, every thread may read after it, by a load
-// that does not take it from the first-level cache of before (__ldcg).
+// last. What any thread wrote to global memory before it, every thread may read after it: the fence
+// behind the wait drops what the first-level cache holds from before.
 class GridBarrier {
  public:
   // rounds: how many the launch has behind it.

@@ -104,7 +104,7 @@ struct FeaturePair {
   MatrixB operand[2];
 
   __device__ __forceinline__ FeaturePair(const float* table, const MatrixThread& place, int c,
-                                         int first, int second, bool zero) {
+                                         int first, int second, bool zero = false) {
     const Coefficients<float, K, 0, Row<K>::kCount, false, 2> rows(table, place.column + c);
     const auto a = rows.row(first), b = rows.row(second);
 #pragma unroll
@@ -150,10 +150,9 @@ __device__ __forceinline__ void exchange_logits(const Geometry& g, const MatrixT
       const auto shift = load_shift<K, 2>(table, place.column + c);
       const FeaturePair<K> logit(table, place, c, Row<K>::linear(some), Row<K>::quadratic(some),
                                  k == 0);
-      const FeaturePair<K> moment(table, place, c, Row<K>::posterior_linear(some),
-                                  Row<K>::posterior_quadratic(some), k == 0);
-      const FeaturePair<K> output(table, place, c, Row<K>::posterior_scale(some),
-                                  Row<K>::posterior_offset(some), k == 0);
+      const FeaturePair<K> moment(table, place, c, Row<K>::moment_linear(k),
+                                  Row<K>::moment_quadratic(k));
+      const FeaturePair<K> output(table, place, c, Row<K>::scale(k), Row<K>::offset(k));
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         float x[2][2], dy[2][2];
@@ -200,8 +199,7 @@ __device__ __forceinline__ void exchanged_weights(const Geometry& g, const Matri
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int k = 8 * block + 2 * place.i() + e;
-        if (k > 0) dnu[block][e] += constants[k - 1];
+        dnu[block][e] += constants[8 * block + 2 * place.i() + e];
         products[block][e] = nu[block][e] * dnu[block][e];
       }
     }
@@ -286,7 +284,7 @@ __device__ void differentiate_by_products(const Geometry& g, const GradientTenso
   using Tiles = MatrixTiles<S, kAccess>;
   const WalkOver<Tiles> walk(g, slots, sweep);
   sum_odds_constants<K>(g, walk.place, table, scratch);
-  sum_posterior_constants<K>(g, walk.place, table, scratch);
+  sum_moment_constants<K>(g, walk.place, table, scratch);
   const Tensor walked[] = {tensors.x, tensors.dy};
   walk.sweep(g, walked, tensors.dx, [&](unsigned char* slot, auto& output, int count, TileSlot) {
     exchange_logits<S, K, kAccess>(g, opaque(walk.place), table, slot, responsibility_grad,

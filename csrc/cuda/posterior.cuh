@@ -46,15 +46,29 @@ __device__ void sum_odds_constants(const Geometry& g, const Place& place, const 
   }
 }
 
-// Likewise those of dnu, behind them.
+// Likewise those of dnu, behind them: kRows rows from kFirst on.
+template <int K, int kFirst, int kRows, class Place, class T>
+__device__ void sum_gradient_constants(const Geometry& g, const Place& place, const T* table,
+                                       const Scratch<T, K>& scratch) {
+  if constexpr (K > 1) {
+    sum_constants<K, kFirst, kRows>(g, place, table,
+                                    scratch.constants + (2 + g.channel_warps) * K * g.block_groups,
+                                    scratch.constants + K * g.block_groups);
+  }
+}
+
+// Of dnu against component 0's.
 template <int K, class Place, class T>
 __device__ void sum_posterior_constants(const Geometry& g, const Place& place, const T* table,
                                         const Scratch<T, K>& scratch) {
-  if constexpr (K > 1) {
-    sum_constants<K, Row<K>::posterior_constant(1), K - 1>(
-        g, place, table, scratch.constants + (2 + g.channel_warps) * K * g.block_groups,
-        scratch.constants + K * g.block_groups);
-  }
+  sum_gradient_constants<K, Row<K>::posterior_constant(1), K - 1>(g, place, table, scratch);
+}
+
+// Of dnu itself.
+template <int K, class Place, class T>
+__device__ void sum_moment_constants(const Geometry& g, const Place& place, const T* table,
+                                     const Scratch<T, K>& scratch) {
+  sum_gradient_constants<K, Row<K>::moment_constant(0), K>(g, place, table, scratch);
 }
 
 // Between rows of K [tile position]. Many leave no registers for their addresses: those are

@@ -166,6 +166,7 @@ def _log_odds_gradient_kernel(
             x = tl.load(x_ptr + where, mask=mask, other=0.0).to(T)
             x -= row(posterior_ptr, 0, c, exists, C)
             dy = tl.load(dy_ptr + where, mask=mask, other=0.0).to(T)
+            # Row by row: many components' at once would spill.
             scale_0 = row(output_ptr, 0, c, exists, C)
             offset_0 = row(output_ptr, 1, c, exists, C)
             quadratic_0 = row(statistics_ptr, 0, c, exists, C)
